@@ -1,0 +1,223 @@
+"""Answers: arrays to bytes in the chosen format, whole or streamed; a stream has the bytes of the whole."""
+
+import base64
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Protocol
+from zipfile import ZipFile, ZipInfo
+
+import anyio.to_thread
+import numpy as np
+import orjson
+import safetensors.numpy
+from starlette.responses import Response, StreamingResponse
+
+from app.negotiation.arrays import npy_header, safetensors_header
+from app.negotiation.media import JSON, Format
+from models.images import contact_sheet, encode_png
+
+ENCODED_FORMATS = (Format.json, Format.safetensors, Format.npy)
+IMAGE_FORMATS = (Format.json, Format.png, Format.npy, Format.safetensors, Format.zip)
+
+_UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class ImageChunk:
+    """A part of a stream: uint8 images (N, H, W, C), and for JSON the latents (N, D) they were decoded from."""
+
+    images: np.ndarray
+    latents: np.ndarray | None = None
+
+
+def json_answer(document: Mapping[str, Any]) -> Response:
+    """Answer a document of plain values and arrays as JSON; NaN becomes null."""
+    return Response(_json(document), media_type=JSON)
+
+
+def encoded_answer(model: str, mu: np.ndarray, logvar: np.ndarray, fmt: Format) -> Response:
+    """Answer float32 mu and logvar (N, D) in one of ENCODED_FORMATS."""
+    mu, logvar = (np.ascontiguousarray(array, np.float32) for array in (mu, logvar))
+    match fmt:
+        case Format.json:
+            body = _json({"model": model, "mu": mu, "logvar": logvar})
+        case Format.safetensors:
+            body = safetensors.numpy.save({"mu": mu, "logvar": logvar})
+        case _:
+            both = np.stack([mu, logvar], axis=1)
+            body = npy_header(_FLOAT32, both.shape) + both.tobytes()
+    return Response(body, media_type=fmt.media_type)
+
+
+def images_answer(
+    model: str, images: np.ndarray, fmt: Format, extra: Mapping[str, Any] | None = None
+) -> Response:
+    """Answer uint8 images (N, H, W, C) in one of IMAGE_FORMATS; `extra` members go into JSON only."""
+    writer = _writer(model, images.shape, fmt, extra or {})
+    body = writer.begin() + writer.add(ImageChunk(images)) + writer.end()
+    return Response(body, media_type=fmt.media_type)
+
+
+def stream_images(
+    model: str,
+    count: int,
+    shape: tuple[int, int, int],
+    chunks: AsyncGenerator[ImageChunk],
+    fmt: Format,
+    extra: Mapping[str, Any] | None = None,
+) -> StreamingResponse:
+    """Answer `count` images of shape (H, W, C) chunk by chunk: the bytes of images_answer, in bounded memory.
+
+    JSON ends with the chunks' `latents`, if they carry any, which are held until then; a PNG contact sheet holds
+    its images. npy and safetensors have a Content-Length.
+    """
+    whole = (count, *shape)
+    writer = _writer(model, whole, fmt, extra or {})
+    begin = writer.begin()
+    headers = {}
+    if fmt in (Format.npy, Format.safetensors):
+        headers["Content-Length"] = str(len(begin) + math.prod(whole))
+    return StreamingResponse(
+        _written(begin, writer, count, chunks), headers=headers, media_type=fmt.media_type
+    )
+
+
+async def _written(
+    begin: bytes, writer: "_Writer", count: int, chunks: AsyncGenerator[ImageChunk]
+) -> AsyncIterator[bytes]:
+    written = 0
+    async with aclosing(chunks):
+        yield begin
+        async for chunk in chunks:
+            written += len(chunk.images)
+            # PNG compression would hold up every other request on the event loop.
+            yield await anyio.to_thread.run_sync(writer.add, chunk)
+    if written != count:  # an answer that is cut off shows; one that ends well and is short does not
+        raise RuntimeError(f"{written} images were streamed; {count} were announced")
+    yield await anyio.to_thread.run_sync(writer.end)
+
+
+class _Writer(Protocol):
+    """Bytes of an answer in three acts: begin, add for every chunk, end."""
+
+    def begin(self) -> bytes: ...
+    def add(self, chunk: ImageChunk) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
+def _writer(model: str, shape: tuple[int, ...], fmt: Format, extra: Mapping[str, Any]) -> _Writer:
+    match fmt:
+        case Format.json:
+            return _JsonWriter(model, extra)
+        case Format.png:
+            return _SheetWriter()
+        case Format.npy:
+            return _RawWriter(npy_header(_UINT8, shape))
+        case Format.safetensors:
+            return _RawWriter(safetensors_header("images", _UINT8, shape))
+        case Format.zip:
+            return _ZipWriter()
+
+
+class _JsonWriter:
+    def __init__(self, model: str, extra: Mapping[str, Any]):
+        self._model = model
+        self._extra = extra
+        self._separator = b""
+        self._latents: list[np.ndarray] = []
+
+    def begin(self) -> bytes:
+        return b'{"model":' + orjson.dumps(self._model) + b',"images":['
+
+    def add(self, chunk: ImageChunk) -> bytes:
+        if chunk.latents is not None:
+            self._latents.append(chunk.latents)
+        encoded = b",".join(b'"' + base64.b64encode(encode_png(image)) + b'"' for image in chunk.images)
+        separator, self._separator = self._separator, b","
+        return separator + encoded
+
+    def end(self) -> bytes:
+        latents = {"latents": np.concatenate(self._latents)} if self._latents else {}
+        members = _json({**self._extra, **latents})[1:]
+        return b"]" + (b"," if len(members) > 1 else b"") + members
+
+
+class _SheetWriter:
+    def __init__(self) -> None:
+        self._images: list[np.ndarray] = []
+
+    def begin(self) -> bytes:
+        return b""
+
+    def add(self, chunk: ImageChunk) -> bytes:
+        self._images.append(chunk.images)
+        return b""
+
+    def end(self) -> bytes:
+        return encode_png(contact_sheet(np.concatenate(self._images)))
+
+
+class _RawWriter:
+    def __init__(self, header: bytes):
+        self._header = header
+
+    def begin(self) -> bytes:
+        return self._header
+
+    def add(self, chunk: ImageChunk) -> bytes:
+        return chunk.images.tobytes()
+
+    def end(self) -> bytes:
+        return b""
+
+
+class _ZipWriter:
+    def __init__(self) -> None:
+        self._file = _Passed()
+        self._zip = ZipFile(self._file, "w")
+        self._count = 0
+
+    def begin(self) -> bytes:
+        return b""
+
+    def add(self, chunk: ImageChunk) -> bytes:
+        for image in chunk.images:
+            entry = ZipInfo(f"{self._count:06d}.png")  # dated 1980: the same request gives the same bytes
+            entry.create_system = 3
+            self._zip.writestr(entry, encode_png(image))
+            self._count += 1
+        return self._file.take()
+
+    def end(self) -> bytes:
+        self._zip.close()
+        return self._file.take()
+
+
+class _Passed(BytesIO):
+    """A file whose written bytes are taken away while positions go on.
+
+    ZipFile may then seek back within the entry it writes and leave plain headers, which every reader of a stream
+    understands, unlike the data descriptors it writes to a file that cannot seek.
+    """
+
+    _taken = 0
+
+    def take(self) -> bytes:
+        data = self.getvalue()
+        self._taken += len(data)
+        super().seek(0)
+        self.truncate()
+        return data
+
+    def tell(self) -> int:
+        return self._taken + super().tell()
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return super().seek(position - self._taken, whence) + self._taken
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(document, default=np.ascontiguousarray, option=orjson.OPT_SERIALIZE_NUMPY)

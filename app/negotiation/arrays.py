@@ -1,0 +1,93 @@
+"""Arrays in npy and safetensors bytes: read without trust, and headers written ahead of streamed data."""
+
+import math
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import orjson
+import safetensors
+from numpy.lib import format as npy_format
+
+from app.errors import Kind, Problem, echo
+
+_NPY_HEADER_BYTES = 1024  # numpy writes 128 for every array that has a place here
+_SAFETENSORS_DTYPES = {"U8": np.dtype(np.uint8), "F32": np.dtype(np.float32)}
+
+
+def read_npy(body: bytes, dtype: np.dtype[Any]) -> np.ndarray:
+    """View the one array of an .npy file, native byte order, without copying where the bytes allow it.
+
+    Never unpickles and allocates nothing before the declared shape equals the bytes present. Raises 400 for a
+    damaged file and 422 for another dtype.
+    """
+    header = BytesIO(body[:_NPY_HEADER_BYTES])
+    try:
+        shape, is_fortran, declared = _read_npy_header(header)
+    except Exception as error:  # numpy parses the header as Python and lets that parser's errors through
+        raise Problem(Kind.MALFORMED, f"the body is not an .npy file: {error}") from error
+    if declared.newbyteorder("=") != dtype:
+        raise Problem(
+            Kind.INVALID, f"the array is {declared}; expected {dtype}", value=str(declared), limit=str(dtype)
+        )
+    present_bytes = len(body) - header.tell()
+    declared_bytes = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or present_bytes != declared_bytes:
+        detail = f"the .npy header declares shape {echo(shape)}, {echo(declared_bytes)} bytes; {present_bytes} follow"
+        raise Problem(Kind.MALFORMED, detail, value=present_bytes, limit=declared_bytes)
+    return _view(body, shape, declared, header.tell(), "F" if is_fortran else "C")
+
+
+def read_safetensors(body: bytes, name: str, dtype: np.dtype[Any]) -> np.ndarray:
+    """View the tensor `name` of a safetensors file; raises 400 for a damaged file, 422 without such a tensor."""
+    try:
+        tensors = dict(safetensors.deserialize(body))
+    except safetensors.SafetensorError as error:
+        raise Problem(Kind.MALFORMED, f"the body is not a safetensors file: {error}") from error
+    if name not in tensors:
+        found = echo(sorted(tensors))
+        raise Problem(
+            Kind.INVALID, f"the file has the tensors {found}; expected {name}", value=found, limit=name
+        )
+    tensor = tensors[name]
+    if _SAFETENSORS_DTYPES.get(tensor["dtype"]) != dtype:
+        detail = f"tensor {name} is {tensor['dtype']}; expected {dtype}"
+        raise Problem(Kind.INVALID, detail, value=tensor["dtype"], limit=str(dtype))
+    return _view(tensor["data"], tuple(tensor["shape"]), dtype, 0, "C")
+
+
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what precedes the data of a C-ordered array in an .npy file."""
+    header = BytesIO()
+    described = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy_format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
+def safetensors_header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what precedes the data of the only tensor in a safetensors file."""
+    code = next(code for code, known in _SAFETENSORS_DTYPES.items() if known == dtype)
+    data_bytes = math.prod(shape) * dtype.itemsize
+    header = orjson.dumps({name: {"dtype": code, "shape": shape, "data_offsets": (0, data_bytes)}})
+    padded = header.ljust(math.ceil(len(header) / 8) * 8)
+    return len(padded).to_bytes(8, "little") + padded
+
+
+def _read_npy_header(file: BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy_format.read_magic(file)
+    if version == (1, 0):
+        return npy_format.read_array_header_1_0(file, _NPY_HEADER_BYTES)
+    if version in (
+        (2, 0),
+        (3, 0),
+    ):  # 3.0 differs in allowing UTF-8 field names, and fields are refused anyway
+        return npy_format.read_array_header_2_0(file, _NPY_HEADER_BYTES)
+    raise ValueError(f"version {version[0]}.{version[1]}; versions 1.0 to 3.0 are read")
+
+
+def _view(data: bytes, shape: tuple[int, ...], stored: np.dtype[Any], offset: int, order: Any) -> np.ndarray:
+    try:
+        array = np.ndarray(shape, stored, data, offset, order=order)
+    except (ValueError, OverflowError) as error:  # a shape with a 0 whose other axes are beyond numpy
+        raise Problem(Kind.INVALID, f"shape {echo(shape)}: {error}", value=shape) from error
+    return array.astype(stored.newbyteorder("="), copy=False)

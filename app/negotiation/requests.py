@@ -1,0 +1,222 @@
+"""Request bodies: read within limits, then parsed into images or latents."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import Kind, Problem, echo
+from app.negotiation import media
+from app.negotiation.arrays import read_npy, read_safetensors
+from models.images import Fit, ImageError, ImageTooLargeError, convert_channels, decode_image, fit_image
+
+Images = np.ndarray | Sequence[np.ndarray]  # uint8 (N, H, W, C), or N of (H, W, C) whose sizes may differ
+
+_UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may bring: bytes of body, images (or latents), pixels of each encoded image."""
+
+    body_bytes: int
+    images: int
+    pixels: int
+
+    @property
+    def decoded_bytes(self) -> int:
+        """All encoded images of a request, decoded: what raw arrays may bring, and at least one RGB image."""
+        return max(self.body_bytes, 3 * self.pixels)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a request's body.
+
+    Raises 413 beyond `max_bytes`, before reading where Content-Length says so and while reading where it does not;
+    400 for an empty or broken-off body, 415 for a compressed one.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        detail = f"Content-Encoding is {echo(encoding)}; supported is identity"
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=encoding, limit="identity")
+    declared_bytes = _content_length(request)
+    if declared_bytes > max_bytes:
+        detail = f"the body has {echo(declared_bytes)} bytes; the limit is {max_bytes}"
+        raise Problem(Kind.TOO_LARGE, detail, value=declared_bytes, limit=max_bytes)
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > max_bytes:
+                detail = f"the body has {len(body)} bytes or more; the limit is {max_bytes}"
+                raise Problem(Kind.TOO_LARGE, detail, value=len(body), limit=max_bytes)
+    except ClientDisconnect:
+        raise Problem(Kind.MALFORMED, f"the connection closed after {len(body)} bytes of the body") from None
+    if not body:
+        raise Problem(Kind.MALFORMED, "the body is empty", value=0)
+    return bytes(body)
+
+
+def parse_images(body: bytes, content_type: str | None, limits: Limits) -> Images:
+    """Parse a body into uint8 images of 1 or 3 channels.
+
+    npy and safetensors give one array (a view of the body where possible); encoded images give a list, as their
+    sizes may differ. Raises 400 for a body that is not what its type says, 413 beyond a limit, 415 for other types,
+    422 for wrong content.
+    """
+    match media.media_type_of(content_type, media.IMAGES_IN):
+        case media.JSON:
+            return _images_of_json(body, limits)
+        case media.NPY:
+            return _images_of_array(read_npy(body, _UINT8), limits)
+        case media.SAFETENSORS:
+            return _images_of_array(read_safetensors(body, "images", _UINT8), limits)
+        case _:
+            return [_decode(body, limits, Kind.MALFORMED, "the body")]
+
+
+def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
+    """Bring images to a model's shape (C, H, W), as uint8 (N, H, W, C).
+
+    Grey and colour are converted; another size is fitted as `fit` says, and without it raises 422. One array of
+    the right shape is returned as it is.
+    """
+    if isinstance(images, np.ndarray) and images.shape[1:3] == shape[1:]:
+        return convert_channels(images, shape[0])
+    return np.stack([_conform_one(index, image, shape, fit) for index, image in enumerate(images)])
+
+
+def parse_latents(body: bytes, content_type: str | None, latent_dim: int, limits: Limits) -> np.ndarray:
+    """Parse a body into finite float32 latents (N, latent_dim); raises as parse_images does."""
+    match media.media_type_of(content_type, media.LATENTS_IN):
+        case media.JSON:
+            latents = _latents_of_json(body, latent_dim, limits)
+        case media.NPY:
+            latents = read_npy(body, _FLOAT32)
+        case _:
+            latents = read_safetensors(body, "z", _FLOAT32)
+    if latents.ndim != 2 or latents.shape[1] != latent_dim:
+        detail = f"the latents have shape {echo(latents.shape)}; expected (N, {latent_dim})"
+        raise Problem(Kind.INVALID, detail, value=latents.shape, limit=latent_dim)
+    _check_count(len(latents), "latents", limits.images)
+    if not np.isfinite(latents).all():
+        row, column = np.argwhere(~np.isfinite(latents))[0].tolist()
+        value = float(latents[row, column])
+        raise Problem(
+            Kind.INVALID, f"latents[{row}][{column}] is {value}; latents are finite float32", value=value
+        )
+    return latents
+
+
+def _content_length(request: Request) -> int:
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdigit()) or len(declared) > 20:
+        detail = f"Content-Length is {echo(declared)}; expected a whole number of bytes"
+        raise Problem(Kind.MALFORMED, detail, value=declared)
+    return int(declared)
+
+
+def _images_of_array(images: np.ndarray, limits: Limits) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        expected = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+        detail = f"the images have shape {echo(images.shape)}; expected {expected}"
+        raise Problem(Kind.INVALID, detail, value=images.shape, limit=expected)
+    _check_count(len(images), "images", limits.images)
+    if images.size == 0:
+        raise Problem(
+            Kind.INVALID, f"the images have shape {echo(images.shape)}; no pixels", value=images.shape
+        )
+    return images
+
+
+def _images_of_json(body: bytes, limits: Limits) -> list[np.ndarray]:
+    encoded = _list_of_json(body, "images", limits)
+    images: list[np.ndarray] = []
+    decoded_bytes = 0
+    for index, text in enumerate(encoded):
+        image = _decode(_base64(text, index), limits, Kind.INVALID, f"images[{index}]")
+        decoded_bytes += image.nbytes
+        if decoded_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
+            detail = (
+                f"images[0] to [{index}] decode to {decoded_bytes} bytes; the limit is {limits.decoded_bytes}"
+            )
+            raise Problem(Kind.TOO_LARGE, detail, value=decoded_bytes, limit=limits.decoded_bytes)
+        images.append(image)
+    return images
+
+
+def _base64(text: object, index: int) -> bytes:
+    if not isinstance(text, str):
+        detail = f"images[{index}] is {echo(text)}; expected an encoded image in base64"
+        raise Problem(Kind.INVALID, detail, value=text)
+    if text.startswith("data:"):
+        text = text.partition(";base64,")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise Problem(Kind.INVALID, f"images[{index}] is not base64: {error}", value=text) from error
+
+
+def _decode(data: bytes, limits: Limits, kind: Kind, name: str) -> np.ndarray:
+    try:
+        return decode_image(data, limits.pixels)
+    except ImageTooLargeError as error:
+        raise Problem(Kind.TOO_LARGE, f"{name}: {error}", limit=limits.pixels) from error
+    except ImageError as error:
+        raise Problem(kind, f"{name}: {error}") from error
+
+
+def _conform_one(index: int, image: np.ndarray, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
+    channels, *size = shape
+    actual = list(image.shape[:2])
+    if actual == size:
+        return convert_channels(image, channels)
+    if fit is None:
+        detail = f"images[{index}] is {actual[0]}×{actual[1]} (height × width); the model takes {size[0]}×{size[1]}"
+        advice = "; ?fit=resize, crop or pad adapts it"
+        raise Problem(Kind.INVALID, detail + advice, value=actual, limit=size)
+    return fit_image(image, shape, fit)
+
+
+def _latents_of_json(body: bytes, latent_dim: int, limits: Limits) -> np.ndarray:
+    rows = _list_of_json(body, "latents", limits)
+    for index, row in enumerate(rows):
+        if not isinstance(row, list):
+            detail = f"latents[{index}] is {echo(row)}; expected a list of {latent_dim} numbers"
+            raise Problem(Kind.INVALID, detail, value=row, limit=latent_dim)
+        if len(row) != latent_dim:
+            detail = f"latents[{index}] has {len(row)} numbers; the model's latents have {latent_dim}"
+            raise Problem(Kind.INVALID, detail, value=len(row), limit=latent_dim)
+        if not {type(value) for value in row} <= {int, float}:
+            column, value = next(found for found in enumerate(row) if type(found[1]) not in (int, float))
+            detail = f"latents[{index}][{column}] is {echo(value)}; expected a number"
+            raise Problem(Kind.INVALID, detail, value=value)
+    with np.errstate(over="ignore"):  # beyond float32 becomes inf, which parse_latents refuses
+        return np.array(rows, np.float32)
+
+
+def _list_of_json(body: bytes, name: str, limits: Limits) -> list[Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(Kind.MALFORMED, f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get(name), list):
+        raise Problem(Kind.INVALID, f'the body is not of the form {{"{name}": […]}}', value=document)
+    members: list[Any] = document[name]
+    _check_count(len(members), name, limits.images)
+    return members
+
+
+def _check_count(count: int, name: str, limit: int) -> None:
+    if count == 0:
+        raise Problem(Kind.INVALID, f"0 {name}; at least 1 is needed", value=0, limit=1)
+    if count > limit:
+        raise Problem(
+            Kind.TOO_LARGE, f"{count} {name}; the limit is {limit} a request", value=count, limit=limit
+        )

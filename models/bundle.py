@@ -1,0 +1,237 @@
+"""Bundles: a trained VAE as a folder of safetensors and JSON, written whole and verified before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from safetensors.numpy import save as dump_safetensors
+from torch import Tensor
+
+from models.bundle_files import SUMS, BundleFiles, Layout
+from models.config import Strict, VAEConfig
+from models.priors import AggregatedPosterior
+from models.vae import VAE
+
+SHIPPED = Path(__file__).parent / "bundles"
+REQUIRED = (
+    "config.json",
+    "model.safetensors",
+    "latents.safetensors",
+    "metrics.json",
+    "golden.safetensors",
+    "training.json",
+    "README.md",
+)
+OPTIONAL = ("codec.safetensors",)
+GOLDEN_TOLERANCE = 1e-4  # of an output's largest magnitude; float32 on other machines stays below 1e-5
+
+Run = Callable[[Tensor], Tensor]
+
+
+class BundleError(Exception):
+    """A bundle that cannot be served, with every fault found in it."""
+
+    def __init__(self, path: Path, faults: list[str]) -> None:
+        self.path, self.faults = path, faults
+        super().__init__("\n  - ".join([f"bundle {path}: {len(faults)} fault(s)", *faults]))
+
+
+class BundleConfig(VAEConfig):
+    """config.json."""
+
+    format_version: Literal[1] = 1
+
+
+class Estimate(Strict):
+    """A mean over test images and its standard error."""
+
+    mean: float
+    standard_error: float = Field(ge=0)
+
+
+class Metrics(Strict):
+    """metrics.json: figures on test data, in nats an image unless named bits."""
+
+    model_config = ConfigDict(strict=False)
+
+    n: int = Field(gt=0, description="test images behind elbo, kl and distortion")
+    seed: int
+    elbo: Estimate
+    kl: Estimate
+    distortion: Estimate
+    bits_per_dim: Estimate = Field(description="of −elbo")
+    nll: Estimate
+    nll_bits_per_dim: Estimate
+    nll_samples: int = Field(gt=0, description="K of the IWAE bound")
+    nll_n: int = Field(gt=0, description="test images behind nll")
+    active_dims: int = Field(ge=0, description="latents whose mu varies by more than 0.01 over the test set")
+    linear_accuracy: float | None = Field(description="of a linear classifier on mu; null without labels")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, its model in evaluation mode on the CPU."""
+
+    id: str
+    path: Path
+    digest: str
+    config: BundleConfig
+    model: VAE
+    latents: AggregatedPosterior
+    metrics: Metrics
+
+
+def bundle_path(name: str) -> Path:
+    """Return the folder of a shipped bundle's id, or the path itself where `name` has a slash."""
+    return Path(name) if "/" in name else SHIPPED / name
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Load and verify a bundle.
+
+    Raises BundleError naming every fault at once: missing files and tensors, unexpected ones, wrong
+    digests, dtypes, shapes, NaN or infinite values, invalid JSON, outputs that differ from the golden ones.
+    """
+    path = path.resolve()
+    if not path.is_dir():
+        raise BundleError(path, ["there is no such folder"])
+    files = BundleFiles(path, REQUIRED, OPTIONAL)
+    config = files.document("config.json", BundleConfig)
+    metrics = files.document("metrics.json", Metrics)
+    files.json("training.json")
+    weights, latents, golden = (
+        files.arrays(f"{name}.safetensors") for name in ("model", "latents", "golden")
+    )
+    if config is not None:
+        with torch.device("meta"):
+            model = VAE(config)
+        files.check_layout("model.safetensors", weights, _model_layout(model))
+        files.check_layout("latents.safetensors", latents, _latents_layout(config, latents))
+        files.check_layout("golden.safetensors", golden, _golden_layout(config, golden))
+    if files.faults or config is None or metrics is None:
+        raise BundleError(path, files.faults)
+    state = {name: torch.from_numpy(array) for name, array in weights.items()}
+    model.load_state_dict(state, assign=True)
+    if faults := golden_faults(model.eval(), golden):
+        raise BundleError(path, faults)
+    return Bundle(path.name, path, files.digest, config, model, AggregatedPosterior(**latents), metrics)
+
+
+def save_bundle(
+    path: Path,
+    model: VAE,
+    *,
+    latents: AggregatedPosterior,
+    metrics: Metrics,
+    training: Mapping[str, Any],
+    card: str,
+    golden_levels: np.ndarray,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a bundle to a temporary folder, verify it as the service would, then rename it to `path`.
+
+    `golden_levels` are uint8 (N, C, H, W) images whose outputs are stored; `extra_files` (plots, say) lie
+    beside the bundle's own files and in SHA256SUMS' care no more than the card's text needs.
+
+    Raises FileExistsError where `path` exists, BundleError where the model is not fit to be served.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another id or remove it first")
+    model = model.eval().cpu()
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    config = BundleConfig(**model.config.model_dump())
+    content = {
+        "config.json": _json(config.model_dump(mode="json")),
+        "model.safetensors": _safetensors(weights),
+        "latents.safetensors": _safetensors(latents.arrays()),
+        "metrics.json": _json(metrics.model_dump(mode="json")),
+        "golden.safetensors": _safetensors(golden_outputs(model, golden_levels)),
+        "training.json": _json(training),
+        "README.md": card.encode(),
+    }
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary.chmod(0o755)
+        for name, data in {**content, SUMS: sums.encode(), **(extra_files or {})}.items():
+            _write_durably(temporary / name, data)
+        load_bundle(temporary)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def golden_outputs(model: VAE, levels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return `levels` with the model's mu, logvar and x_hat (of z = mu) for them."""
+    with torch.inference_mode():
+        mu, logvar = model.encode(model.normalise(torch.from_numpy(levels)))
+        x_hat = model.x_hat(mu)
+    return {"levels": levels, "mu": mu.numpy(), "logvar": logvar.numpy(), "x_hat": x_hat.numpy()}
+
+
+def golden_faults(model: VAE, golden: Mapping[str, np.ndarray]) -> list[str]:
+    """Return what differs from the golden outputs by more than the tolerance."""
+    actual = golden_outputs(model, golden["levels"])
+    faults = []
+    for name in ("mu", "logvar", "x_hat"):
+        difference = float(np.abs(actual[name] - golden[name]).max())
+        limit = GOLDEN_TOLERANCE * max(1.0, float(np.abs(golden[name]).max()))
+        if not difference <= limit:
+            faults.append(f"golden.safetensors: {name} differs by {difference:.2e}, the limit is {limit:.2e}")
+    return faults
+
+
+def _model_layout(model: VAE) -> Layout:
+    return {
+        name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in model.state_dict().items()
+    }
+
+
+def _latents_layout(config: VAEConfig, arrays: Mapping[str, np.ndarray]) -> Layout:
+    d = config.latent_dim
+    components = arrays["weights"].size if "weights" in arrays else 0
+    vector, matrix = ("float32", (d,)), ("float32", (components, d))
+    return {
+        "mean": vector,
+        "std": vector,
+        "active": ("bool", (d,)),
+        "weights": ("float32", (components,)),
+        "means": matrix,
+        "cholesky": ("float32", (components, d, d)),
+    }
+
+
+def _golden_layout(config: VAEConfig, arrays: Mapping[str, np.ndarray]) -> Layout:
+    n = len(arrays["levels"]) if arrays.get("levels") is not None and arrays["levels"].ndim else 0
+    posterior = ("float32", (n, config.latent_dim))
+    image = (n, *config.input.shape)
+    return {"levels": ("uint8", image), "mu": posterior, "logvar": posterior, "x_hat": ("float32", image)}
+
+
+def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+    # The library writes the memory of an array, not its elements: a view would come back scrambled.
+    return dump_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False).encode() + b"\n"
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

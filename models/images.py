@@ -1,0 +1,162 @@
+"""Images as uint8 arrays (H, W, C), grey (C = 1) or RGB (C = 3): decode, encode, fit, lay out in a grid."""
+
+import math
+import warnings
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+Fit = Literal["resize", "crop", "pad"]
+Picture = UInt8[np.ndarray, "height width channels"]
+
+# Pillow warns where it guesses (broken EXIF, bad animation chunks); a guess about someone's data is an error
+# here. Set once for Pillow's modules, because warnings.catch_warnings is not safe in threads.
+warnings.filterwarnings("error", category=UserWarning, module=r"PIL\.")
+
+# The decoders are named, not found by Image.open: no other format can be reached, and the size check is ours,
+# made before any pixel is decoded. JpegImageFile reads the first picture of a multi-picture phone JPEG.
+_DECODERS: dict[bytes, type[ImageFile]] = {
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+    b"RIFF": WebPImageFile,
+}
+_PNG_END = b"IEND\xaeB`\x82"
+_FILTER = Image.Resampling.LANCZOS
+
+
+class ImageError(ValueError):
+    """Bytes or an array that cannot become the image asked for; the message names the value and the limit."""
+
+
+class ImageTooLargeError(ImageError):
+    """An encoded image whose header declares more pixels than allowed."""
+
+
+def decode_image(data: bytes, max_pixels: int) -> Picture:
+    """Decode one PNG, JPEG or WebP file to 1 (grey) or 3 (RGB) channels.
+
+    Alpha is composited on black, palettes are resolved and the EXIF orientation is applied. Raises
+    ImageTooLargeError for more than `max_pixels`, before a pixel is decoded, and ImageError for other
+    formats, damaged or truncated data, animations and 16-bit samples.
+    """
+    decoder = next((found for magic, found in _DECODERS.items() if data.startswith(magic)), None)
+    if decoder is None:
+        raise ImageError(f"not a PNG, JPEG or WebP file; it starts with {data[:8].hex(' ') or 'nothing'}")
+    try:
+        image = decoder(BytesIO(data))
+        _check_header(image, max_pixels)
+        if decoder is PngImageFile and _PNG_END not in data:  # the one loss that decoding does not notice
+            raise ImageError("truncated PNG file: its end chunk is missing")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _pixels(image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:  # WebP allocates on opening, so Pillow looks before we can
+        raise ImageTooLargeError(str(error)) from error
+    except Exception as error:  # Pillow's decoders raise almost anything at hostile bytes
+        raise ImageError(f"damaged {decoder.format} file: {error}") from error
+
+
+def encode_png(image: Picture) -> bytes:
+    """Encode a grey (C = 1) or RGB (C = 3) image as PNG."""
+    buffer = BytesIO()
+    _to_pillow(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fit_image(
+    image: Picture, shape: tuple[int, int, int], fit: Fit
+) -> UInt8[np.ndarray, "height_out width_out channels_out"]:
+    """Fit an image to the shape (C', H', W') and return it as (H', W', C').
+
+    `resize` stretches, `crop` scales to cover and cuts around the centre, `pad` scales to fit inside and
+    centres on black. All scale with an antialiasing filter.
+    """
+    channels, height, width = shape
+    source = _to_pillow(convert_channels(image, channels))
+    size = (width, height)
+    if fit == "resize":
+        fitted = source.resize(size, _FILTER)
+    elif fit == "crop":
+        fitted = ImageOps.fit(source, size, _FILTER)
+    else:
+        fitted = _pad(source, size)
+    return np.asarray(fitted).reshape(height, width, channels)
+
+
+def convert_channels(
+    images: UInt8[np.ndarray, "... channels"], channels: int
+) -> UInt8[np.ndarray, "... channels_out"]:
+    """Convert between grey (1) and RGB (3) channels.
+
+    Grey is the luma of ITU-R 601, 0.299 R + 0.587 G + 0.114 B, in 1/65536 and rounded as Pillow does.
+    """
+    actual = images.shape[-1]
+    if actual == channels:
+        return images
+    if (actual, channels) == (1, 3):
+        return np.repeat(images, 3, axis=-1)
+    if (actual, channels) == (3, 1):
+        red, green, blue = np.moveaxis(images.astype(np.uint32), -1, 0)
+        luma: np.ndarray = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+        return luma.astype(np.uint8)[..., None]
+    raise ImageError(f"{actual} channels cannot become {channels}; only 1 and 3 convert to each other")
+
+
+def contact_sheet(
+    images: UInt8[np.ndarray, "count height width channels"], columns: int | None = None
+) -> UInt8[np.ndarray, "sheet_height sheet_width channels"]:
+    """Lay images out row by row in a near-square grid (or `columns` wide) with one-pixel black gaps."""
+    count, height, width, channels = images.shape
+    if count == 0:
+        raise ImageError("a contact sheet of 0 images was asked for; it needs at least 1")
+    columns = min(columns or math.isqrt(count - 1) + 1, count)
+    rows = math.ceil(count / columns)
+    cells = np.zeros((rows * columns, height + 1, width + 1, channels), np.uint8)
+    cells[:count, :height, :width] = images
+    grid = cells.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    return grid.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+
+
+def _check_header(image: ImageFile, max_pixels: int) -> None:
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise ImageTooLargeError(f"{image.width}×{image.height} = {pixels} pixels; the limit is {max_pixels}")
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise ImageError(f"an animation of {frames} frames; the limit is 1")
+    if any("16" in str(tile.args) for tile in image.tile):  # Pillow would drop the low byte in silence
+        raise ImageError("16 bits a sample; the limit is 8")
+
+
+def _pixels(image: Image.Image) -> Picture:
+    is_grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        layers = np.asarray(image.convert("LA" if is_grey else "RGBA"))
+        colour, alpha = layers[..., :-1], layers[..., -1:]
+        on_black: np.ndarray = (colour.astype(np.uint16) * alpha + 127) // 255
+        return on_black.astype(np.uint8)
+    pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
+    return pixels[..., None] if is_grey else pixels
+
+
+def _to_pillow(image: Picture) -> Image.Image:
+    if image.shape[-1] not in (1, 3):
+        raise ImageError(f"an image of {image.shape[-1]} channels; 1 (grey) or 3 (RGB) can be converted")
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _pad(source: Image.Image, size: tuple[int, int]) -> Image.Image:
+    scale = min(size[0] / source.width, size[1] / source.height)
+    # At least one pixel: ImageOps.pad rounds the short side of a thin line to nothing.
+    inner = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+    canvas = Image.new(source.mode, size)
+    canvas.paste(source.resize(inner, _FILTER), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return canvas

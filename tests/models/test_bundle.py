@@ -1,0 +1,197 @@
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from models.bundle import (
+    REQUIRED,
+    SHIPPED,
+    BundleError,
+    bundle_path,
+    golden_faults,
+    golden_outputs,
+    load_bundle,
+    save_bundle,
+)
+from models.bundle_files import SUMS
+from models.config import VAEConfig
+from models.vae import VAE
+from tests.bundles import save_small_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, small_config: VAEConfig) -> Path:
+    return save_small_bundle(tmp_path / "small", small_config)
+
+
+def faults_of(path: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        load_bundle(path)
+    return str(caught.value)
+
+
+def reseal(path: Path) -> None:
+    """Make SHA256SUMS agree with the files, so that only the fault under test is left."""
+    names = [name for name in (*REQUIRED, "codec.safetensors") if (path / name).exists()]
+    sums = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (path / SUMS).write_text("".join(sums))
+
+
+def test_a_saved_bundle_loads_with_the_same_outputs(bundle: Path) -> None:
+    loaded = load_bundle(bundle)
+    golden = load_file(bundle / "golden.safetensors")
+    outputs = golden_outputs(loaded.model, golden["levels"])
+    assert loaded.id == "small"
+    assert not loaded.model.training
+    assert loaded.digest == hashlib.sha256((bundle / SUMS).read_bytes()).hexdigest()
+    np.testing.assert_array_equal(outputs["mu"], golden["mu"])
+
+
+def test_nothing_is_left_beside_a_saved_bundle(bundle: Path) -> None:
+    assert [entry.name for entry in bundle.parent.iterdir()] == ["small"]
+    assert {entry.name for entry in bundle.iterdir()} == {*REQUIRED, SUMS}
+
+
+def test_an_existing_folder_is_not_overwritten(bundle: Path, small_config: VAEConfig) -> None:
+    with pytest.raises(FileExistsError, match="small exists"):
+        save_small_bundle(bundle, small_config)
+
+
+def test_a_model_with_nan_weights_is_not_saved(tmp_path: Path, small_config: VAEConfig) -> None:
+    def poison(model: VAE) -> None:
+        torch.nn.init.constant_(model.encoder[-1].bias, float("nan"))
+
+    with pytest.raises(BundleError, match=r"encoder\.7\.bias: 8 of 8 values are NaN or infinite"):
+        save_small_bundle(tmp_path / "small", small_config, change=poison)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, SUMS])
+def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    assert f"{name}: missing" in faults_of(bundle)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_flipped_bit_in_any_file_is_named(bundle: Path, name: str) -> None:
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    assert f"{name}: SHA-256 is" in faults_of(bundle)
+
+
+@pytest.mark.parametrize("name", [n for n in REQUIRED if n.endswith((".json", ".safetensors"))])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe garbage", b"\x10\0\0\0\0\0\0\0{"])
+def test_an_unreadable_file_is_named(bundle: Path, name: str, content: bytes) -> None:
+    (bundle / name).write_bytes(content)
+    reseal(bundle)
+    assert f"{name}: not " in faults_of(bundle)
+
+
+def test_a_folder_in_place_of_a_file_is_named(bundle: Path) -> None:
+    (bundle / "README.md").unlink()
+    (bundle / "README.md").mkdir()
+    assert "README.md: cannot be read: Is a directory" in faults_of(bundle)
+
+
+def test_all_faults_are_named_at_once(bundle: Path) -> None:
+    (bundle / "README.md").unlink()
+    (bundle / "metrics.json").write_text("{}")
+    faults = faults_of(bundle)
+    assert "README.md: missing" in faults
+    assert "metrics.json: SHA-256" in faults
+    assert "metrics.json: elbo: Field required" in faults
+
+
+def test_damaged_sums_are_named_line_by_line(bundle: Path) -> None:
+    sums = (bundle / SUMS).read_text()
+    (bundle / SUMS).write_text(sums + "nonsense\n" + "0" * 64 + "  extra.bin\n")
+    faults = faults_of(bundle)
+    assert "SHA256SUMS: line 8 is not '<sha256>  <name>': 'nonsense'" in faults
+    assert "extra.bin: listed in SHA256SUMS but not part of the bundle" in faults
+
+
+def test_an_unknown_key_and_a_future_version_in_the_config_are_named(bundle: Path) -> None:
+    config = json.loads((bundle / "config.json").read_text())
+    (bundle / "config.json").write_text(json.dumps({**config, "format_version": 2, "depth": 3}))
+    reseal(bundle)
+    faults = faults_of(bundle)
+    assert "config.json: format_version: Input should be 1, got 2" in faults
+    assert "config.json: depth: Extra inputs are not permitted" in faults
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def drop(arrays: Arrays, name: str) -> None:
+    del arrays[name]
+
+
+def replace(arrays: Arrays, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    arrays[name] = np.ascontiguousarray(change(arrays[name]))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "fault"),
+    [
+        ("model", lambda a: drop(a, "encoder.7.bias"), "encoder.7.bias: missing"),
+        ("model", lambda a: a.update(ghost=np.zeros(1)), "ghost: unexpected"),
+        ("model", lambda a: replace(a, "encoder.7.bias", lambda v: v[:3]), "float32 3, expected float32 8"),
+        ("model", lambda a: replace(a, "encoder.7.bias", np.float64), "float64 8, expected float32 8"),
+        (
+            "model",
+            lambda a: replace(a, "encoder.7.bias", lambda v: v * np.nan),
+            "8 of 8 values are NaN or infinite",
+        ),
+        ("model", lambda a: replace(a, "encoder.7.bias", lambda v: v + 0.01), "mu differs by 1.00e-02"),
+        ("latents", lambda a: drop(a, "mean"), "mean: missing"),
+        ("latents", lambda a: drop(a, "weights"), "weights: missing"),
+        ("latents", lambda a: replace(a, "active", np.uint8), "uint8 4, expected bool 4"),
+        ("latents", lambda a: replace(a, "means", lambda v: v[:, :2]), "float32 2×2, expected float32 2×4"),
+        ("golden", lambda a: drop(a, "levels"), "levels: missing"),
+        (
+            "golden",
+            lambda a: replace(a, "levels", lambda v: v[0, 0, 0, 0]),
+            "uint8 scalar, expected uint8 0×1×8×8",
+        ),
+        ("golden", lambda a: replace(a, "x_hat", lambda v: v + 0.1), "x_hat differs by 1.00e-01"),
+    ],
+)
+def test_a_fault_in_the_arrays_is_named(
+    bundle: Path, file: str, damage: Callable[[Arrays], None], fault: str
+) -> None:
+    arrays = load_file(bundle / f"{file}.safetensors")
+    damage(arrays)
+    save_file(arrays, bundle / f"{file}.safetensors")
+    reseal(bundle)
+    assert fault in faults_of(bundle)
+
+
+def test_an_optional_codec_file_is_covered_by_the_sums(bundle: Path) -> None:
+    (bundle / "codec.safetensors").write_bytes(b"tables")
+    assert "codec.safetensors: SHA-256 is" in faults_of(bundle)
+    reseal(bundle)
+    assert load_bundle(bundle).id == "small"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert "there is no such folder" in faults_of(tmp_path / "nowhere")
+
+
+def test_golden_outputs_that_are_nan_are_faults(bundle: Path) -> None:
+    loaded = load_bundle(bundle)
+    golden = load_file(bundle / "golden.safetensors")
+    golden["mu"][:] = np.nan
+    assert golden_faults(loaded.model, golden) == [
+        "golden.safetensors: mu differs by nan, the limit is nan",
+    ]
+
+
+def test_a_name_is_a_shipped_bundle_and_a_slash_makes_it_a_path() -> None:
+    assert bundle_path("mnist") == SHIPPED / "mnist"
+    assert bundle_path("./mnist") == Path("mnist")

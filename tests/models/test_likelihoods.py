@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.config import LikelihoodConfig
+from models.likelihoods import BetaBinomial, Likelihood, LogisticMixture, build_likelihood
+
+
+def table(likelihood: Likelihood, parameters: Tensor) -> Tensor:
+    """Probability of every level, (levels, C, H, W), for the parameters (1, C, P, H, W) of one image."""
+    _, channels, _, height, width = parameters.shape
+    every = torch.arange(likelihood.levels, dtype=torch.uint8).view(-1, 1, 1, 1)
+    levels = every.expand(-1, channels, height, width)
+    return likelihood.log_prob_per_pixel(levels, parameters.expand(len(levels), -1, -1, -1, -1)).exp()
+
+
+LIKELIHOODS = [
+    LikelihoodConfig(name="bernoulli"),
+    LikelihoodConfig(name="beta-binomial"),
+    LikelihoodConfig(name="logistic-mixture", components=1),
+    LikelihoodConfig(name="logistic-mixture", components=7),
+]
+
+
+def build(config: LikelihoodConfig) -> Likelihood:
+    return build_likelihood(config, levels=2 if config.name == "bernoulli" else 256)
+
+
+@pytest.mark.parametrize("config", LIKELIHOODS, ids=lambda c: f"{c.name}-{c.components}")
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_probabilities_of_a_pixel_sum_to_one(config: LikelihoodConfig, spread: float) -> None:
+    likelihood = build(config)
+    parameters = torch.randn(1, 3, likelihood.parameters, 4, 5, dtype=torch.float64) * spread
+    torch.testing.assert_close(table(likelihood, parameters).sum(0), torch.ones(3, 4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("config", LIKELIHOODS[:2], ids=lambda c: c.name)
+def test_mean_is_the_mean_of_the_table(config: LikelihoodConfig) -> None:
+    likelihood = build(config)
+    parameters = torch.randn(1, 1, likelihood.parameters, 6, 6, dtype=torch.float64) * 2
+    levels = torch.arange(likelihood.levels, dtype=torch.float64).view(-1, 1, 1, 1)
+    expected = (table(likelihood, parameters) * levels).sum(0, keepdim=True)
+    torch.testing.assert_close(likelihood.mean(parameters), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scale_in_levels", "tolerance"), [(0.12, 0.5), (0.5, 0.022), (1.0, 0.011), (40.0, 3e-4)]
+)
+def test_mean_of_a_logistic_is_near_that_of_the_table(scale_in_levels: float, tolerance: float) -> None:
+    likelihood = LogisticMixture(256, components=1)
+    locations = torch.linspace(-1.2, 1.2, 501, dtype=torch.float64)
+    parameters = torch.zeros(1, 1, 3, 1, 501, dtype=torch.float64)
+    parameters[0, 0, 1, 0] = locations
+    parameters[0, 0, 2, 0] = math.log(scale_in_levels * 2 / 255)
+    levels = torch.arange(256, dtype=torch.float64).view(-1, 1, 1, 1)
+    expected = (table(likelihood, parameters) * levels).sum(0)
+    assert (likelihood.mean(parameters)[0] - expected).abs().max() < tolerance
+
+
+def test_beta_binomial_with_unit_concentrations_is_uniform() -> None:
+    likelihood = BetaBinomial(256)
+    inverse_softplus_of_one = math.log(math.expm1(1 - 1e-3))
+    parameters = torch.full((1, 1, 2, 1, 1), inverse_softplus_of_one, dtype=torch.float64)
+    torch.testing.assert_close(table(likelihood, parameters).flatten(), torch.full((256,), 1 / 256).double())
+
+
+def test_a_narrow_logistic_gives_its_level_almost_all_the_mass() -> None:
+    likelihood = LogisticMixture(256, components=1)
+    parameters = torch.tensor([0.0, 2 * 100 / 255 - 1, -7.0], dtype=torch.float64).view(1, 1, 3, 1, 1)
+    # scale e^-7 · 127.5 = 0.1163 levels: mass of the bin is tanh(0.5 / (2 · 0.1163))
+    torch.testing.assert_close(
+        table(likelihood, parameters)[100].item(), math.tanh(0.25 / (math.exp(-7) * 127.5)), rtol=1e-9, atol=0
+    )
+
+
+def test_far_tails_stay_finite_in_single_precision() -> None:
+    likelihood = LogisticMixture(256, components=1)
+    parameters = torch.tensor([0.0, 0.5, -20.0]).view(1, 1, 3, 1, 1)
+    log_prob = likelihood.log_prob(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), parameters)
+    # 1.5 − 1/255 to the upper edge of level 0, in scales of e^-7 (the floor)
+    torch.testing.assert_close(log_prob.item(), -(1.5 - 1 / 255) * math.exp(7), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("config", LIKELIHOODS, ids=lambda c: f"{c.name}-{c.components}")
+def test_log_prob_sums_over_an_image_alone(config: LikelihoodConfig) -> None:
+    likelihood = build(config)
+    levels = torch.randint(0, likelihood.levels, (5, 3, 4, 2)).to(torch.uint8)
+    parameters = torch.randn(5, 3, likelihood.parameters, 4, 2)
+    per_pixel = likelihood.log_prob_per_pixel(levels, parameters)
+    torch.testing.assert_close(likelihood.log_prob(levels, parameters), per_pixel.flatten(1).sum(1))

@@ -1,0 +1,102 @@
+"""`python -m training`: fetch data, train, evaluate and export, each from one TOML config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from models.bundle import SHIPPED, BundleError, Metrics
+from models.vae import VAE
+from training.config import ConfigError, RunConfig, read_config
+from training.datasets import DataError, load_dataset
+from training.distributed import Place, joined_processes
+from training.evaluation import evaluate
+from training.export import export_run
+from training.fetch import PUBLIC_SETS, FetchError, fetch
+from training.trainer import CHECKPOINT, Trainer, train
+
+FAULTS = (ConfigError, DataError, FetchError, BundleError, FileExistsError, TypeError, ValueError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the process's exit status (0, or 1 after a fault said on standard error)."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "data":
+            fetch(options.names or list(PUBLIC_SETS), options.into)
+            return 0
+        with joined_processes() as place:
+            return _run(options, _with_overrides(read_config(options.config), options), place)
+    except FAULTS as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    trainer = Trainer(config, load_dataset(config.data), place)
+    run_folder = options.runs / config.id
+    if options.command == "train":
+        finished = train(trainer, run_folder)
+        if not finished and place.is_first:
+            print(
+                f"stopped at step {trainer.step} of {trainer.steps}; the same command resumes",
+                file=sys.stderr,
+            )
+        return 0 if finished else 130
+    checkpoint = run_folder / CHECKPOINT
+    if not checkpoint.exists():
+        raise ConfigError(f"{checkpoint}: no such file; train the run first")
+    trainer.load_state(torch.load(checkpoint, map_location=place.device, weights_only=True))
+    if options.command == "evaluate":
+        model = trainer.averaged_model.eval()
+        if not isinstance(model, VAE):
+            record = trainer.monitor()
+            print(f"autoencoder: distortion {record['test_distortion']:.4f} bits/dim on test images, no ELBO")
+            return 0
+        _print(evaluate(model, trainer.dataset, config))
+        return 0
+    destination = (options.to or SHIPPED) / config.id
+    _print(export_run(trainer, destination))
+    print(f"bundle written to {destination}")
+    return 0
+
+
+def _print(metrics: Metrics) -> None:
+    print(metrics.model_dump_json(indent=2))
+
+
+def _with_overrides(config: RunConfig, options: argparse.Namespace) -> RunConfig:
+    if options.data is None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": options.data})})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    data = commands.add_parser("data", help="fetch and verify public data sets")
+    data.add_argument(
+        "names", nargs="*", choices=[[], *PUBLIC_SETS], metavar="NAME", help=", ".join(PUBLIC_SETS)
+    )
+    data.add_argument("--into", type=Path, default=Path("data"))
+    for command, text in (
+        ("train", "train a run, or resume it"),
+        ("evaluate", "print a run's figures on the test set"),
+        ("export", "write a run as a bundle"),
+    ):
+        parsed = commands.add_parser(command, help=text)
+        parsed.add_argument("config", type=Path, help="TOML file of the run")
+        parsed.add_argument("--data", type=Path, help="take the data from this path instead of the config's")
+        parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of resume states")
+    commands.choices["export"].add_argument("--to", type=Path, help="folder to write the bundle in")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

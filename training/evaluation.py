@@ -1,0 +1,133 @@
+"""Figures of a trained model on the test set, and its aggregated posterior over the training set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from models.bundle import Estimate, Metrics
+from models.noise import normal_noise
+from models.objectives import bounds, iwae_bound, log_gaussian, log_px_z, log_standard_normal
+from models.priors import ACTIVE_VARIANCE, AggregatedPosterior
+from models.vae import VAE
+from training.config import EvaluationConfig, RunConfig
+from training.datasets import Dataset
+from training.trainer import levels_on_device
+
+BATCH = 250
+NLL_CHUNK = 50  # latent samples decoded at once for each of NLL_BATCH images
+NLL_BATCH = 10
+MIXTURE_IMAGES = 20_000
+
+
+@torch.inference_mode()
+def evaluate(model: VAE, dataset: Dataset, config: RunConfig) -> Metrics:
+    """Return the metrics of a model on the whole test set (the nll on its first `nll_images` images)."""
+    levels = levels_on_device(model, dataset.test)
+    settings = config.evaluation
+    parts = _elbo_parts(model, levels, settings.seed)
+    nll = _nll(model, levels[: settings.nll_images], settings)
+    bits = 1 / (math.prod(dataset.shape) * math.log(2))
+    test_mu = posterior_means(model, levels)
+    return Metrics(
+        n=len(levels),
+        seed=settings.seed,
+        elbo=_estimate(parts["elbo"]),
+        kl=_estimate(parts["kl"]),
+        distortion=_estimate(parts["distortion"]),
+        bits_per_dim=_estimate(-parts["elbo"] * bits),
+        nll=_estimate(nll),
+        nll_bits_per_dim=_estimate(nll * bits),
+        nll_samples=settings.nll_samples,
+        nll_n=len(nll),
+        active_dims=int((test_mu.var(axis=0) > ACTIVE_VARIANCE).sum()),
+        linear_accuracy=_linear_accuracy(model, test_mu, dataset),
+    )
+
+
+def posterior_means(model: VAE, levels: Tensor) -> np.ndarray:
+    """Return mu of every image, float32 (N, D)."""
+    return posteriors(model, levels)[0]
+
+
+@torch.inference_mode()
+def posteriors(model: VAE, levels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return mu and logvar of every image, each float32 (N, D)."""
+    encoded = [model.encode(model.normalise(batch)) for batch in levels.split(BATCH)]
+    mu, logvar = (torch.cat(parts).cpu().numpy() for parts in zip(*encoded, strict=True))
+    return mu, logvar
+
+
+def fit_aggregated_posterior(model: VAE, dataset: Dataset, config: RunConfig) -> AggregatedPosterior:
+    """Fit a Gaussian mixture with full covariances to samples of q(z given x) over training images.
+
+    Its components are at most one for every ten images, so that small data sets have a mixture too.
+    """
+    mu, logvar = posteriors(model, levels_on_device(model, dataset.train))
+    seed = config.evaluation.seed
+    chosen = np.random.default_rng(seed).permutation(len(mu))[:MIXTURE_IMAGES]
+    z = mu[chosen] + np.exp(logvar[chosen] / 2) * normal_noise(seed, 0, len(chosen), mu.shape[1])
+    components = max(1, min(config.evaluation.mixture_components, len(z) // 10))
+    mixture = GaussianMixture(components, reg_covar=1e-4, random_state=seed).fit(z.astype(np.float64))
+    return AggregatedPosterior(
+        mean=mu.mean(axis=0),
+        std=mu.std(axis=0),
+        active=mu.var(axis=0) > ACTIVE_VARIANCE,
+        weights=mixture.weights_.astype(np.float32),
+        means=mixture.means_.astype(np.float32),
+        cholesky=np.linalg.cholesky(mixture.covariances_).astype(np.float32),
+    )
+
+
+def _elbo_parts(model: VAE, levels: Tensor, seed: int) -> dict[str, np.ndarray]:
+    totals: list[dict[str, Tensor]] = []
+    for start, batch in _batches(levels, BATCH):
+        eps = _noise(model, seed, start, len(batch), 1)
+        totals.append(bounds(model, batch, eps))
+    return {name: torch.cat([part[name] for part in totals]).double().cpu().numpy() for name in totals[0]}
+
+
+def _nll(model: VAE, levels: Tensor, settings: EvaluationConfig) -> np.ndarray:
+    bounds_of_batches = []
+    for start, batch in _batches(levels, NLL_BATCH):
+        mu, logvar = model.encode(model.normalise(batch))
+        eps = _noise(model, settings.seed + 1, start, len(batch), settings.nll_samples)
+        weights = []
+        for part in eps.split(NLL_CHUNK):
+            z = model.reparameterise(mu, logvar, part)
+            weights.append((log_px_z(model, batch, z), log_standard_normal(z), log_gaussian(z, mu, logvar)))
+        bounds_of_batches.append(-iwae_bound(*(torch.cat(terms) for terms in zip(*weights, strict=True))))
+    return torch.cat(bounds_of_batches).double().cpu().numpy()
+
+
+def _noise(model: VAE, seed: int, start: int, count: int, samples: int) -> Tensor:
+    latent = model.config.latent_dim
+    noise = torch.from_numpy(normal_noise(seed, start, count, samples * latent))
+    return noise.to(next(model.parameters()).device).unflatten(1, (samples, latent)).transpose(0, 1)
+
+
+def _batches(levels: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(levels), size):
+        yield start, levels[start : start + size]
+
+
+def _linear_accuracy(model: VAE, test_mu: np.ndarray, dataset: Dataset) -> float | None:
+    if dataset.train_labels is None or dataset.test_labels is None:
+        return None
+    train_mu = posterior_means(model, levels_on_device(model, dataset.train))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    classifier.fit(train_mu, dataset.train_labels)
+    return float(classifier.score(test_mu, dataset.test_labels))
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Estimate(mean=float(values.mean()), standard_error=float(error))

@@ -1,0 +1,105 @@
+"""From a finished run to a bundle: metrics, aggregated posterior, plots and model card in one folder."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.bundle import Metrics, save_bundle
+from models.priors import AggregatedPosterior
+from models.vae import VAE
+from training.card import model_card
+from training.evaluation import evaluate, fit_aggregated_posterior, posterior_means
+from training.plots import (
+    plot_curves,
+    plot_latent_means,
+    plot_reconstructions,
+    plot_samples,
+    plot_traversals,
+)
+from training.trainer import Trainer, levels_on_device
+
+GOLDEN_IMAGES = 16
+
+
+def export_run(trainer: Trainer, destination: Path) -> Metrics:
+    """Evaluate a run's averaged weights and write them as a bundle folder `destination`.
+
+    Raises TypeError for an autoencoder, which has no posterior to serve; FileExistsError where the
+    destination exists; BundleError where the weights are not fit to be served.
+    """
+    model = trainer.averaged_model.eval()
+    if not isinstance(model, VAE):
+        raise TypeError(
+            "an autoencoder has no mu, logvar or prior, so there is nothing to export for serving"
+        )
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists; remove it, or export to another folder with --to")
+    metrics = evaluate(model, trainer.dataset, trainer.config)
+    latents = fit_aggregated_posterior(model, trainer.dataset, trainer.config)
+    save_bundle(
+        destination,
+        model,
+        latents=latents,
+        metrics=metrics,
+        training=provenance(trainer),
+        card=model_card(trainer.config, model, metrics, trainer.dataset),
+        golden_levels=levels_on_device(model, trainer.dataset.test[:GOLDEN_IMAGES]).cpu().numpy(),
+    )
+    draw_plots(model, trainer, latents, destination / "plots")
+    return metrics
+
+
+def draw_plots(model: VAE, trainer: Trainer, latents: AggregatedPosterior, folder: Path) -> None:
+    """Write every plot of a run to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    test = trainer.dataset.test
+    if trainer.history:
+        plot_curves(trainer.history, folder / "curves.png")
+    plot_reconstructions(model, test[:20], folder / "reconstructions.png")
+    plot_samples(model, latents, "standard", folder / "samples-standard.png")
+    plot_samples(model, latents, "aggregated", folder / "samples-aggregated.png")
+    plot_traversals(model, latents, folder / "traversals.png")
+    mu = posterior_means(model, levels_on_device(model, test))
+    plot_latent_means(mu, trainer.dataset.test_labels, folder / "latent-means.png")
+
+
+def provenance(trainer: Trainer) -> Mapping[str, Any]:
+    """Return training.json: how the weights came to be, in full."""
+    return {
+        "config": trainer.config.model_dump(mode="json"),
+        "data": {
+            "digest": trainer.dataset.digest,
+            "train_images": len(trainer.dataset.train),
+            "test_images": len(trainer.dataset.test),
+        },
+        "git_commit": _git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
+        },
+        "device": _device_name(trainer.place.device),
+        "processes": trainer.place.world_size,
+        "steps": trainer.step,
+        "skipped_steps": trainer.skipped_steps,
+        "wall_seconds": round(trainer.seconds, 1),
+        "history": trainer.history,
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    finished = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return finished.stdout.strip() or None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} thread(s)"
