@@ -1,0 +1,1 @@
+"""The VAE itself, its likelihoods and objectives, and trained bundles."""

@@ -1,0 +1,1 @@
+"""Offline: fetch data, train, evaluate and export bundles: `python -m training`."""

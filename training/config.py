@@ -68,10 +68,10 @@ class OptimisationConfig(Strict):
     weight_decay: float = Field(default=0.01, ge=0)
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.99), strict=False)
     max_gradient_norm: float = Field(
-        default=100.0, gt=0, strict=False, description="clipped above, nats an image"
+        default=500.0, gt=0, strict=False, description="of the loss in nats an image; longer gradients are clipped"
     )
     skip_gradient_norm: float = Field(
-        default=1e4, gt=0, strict=False, description="the step is skipped above"
+        default=1e7, gt=0, strict=False, description="a step with a longer or NaN gradient is skipped and counted"
     )
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"

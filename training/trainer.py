@@ -245,7 +245,8 @@ def _train_epoch(trainer: Trainer, stop_requested: list[int]) -> Record:
 
 def _report(record: Record, writer: SummaryWriter | None) -> None:
     parts = [f"{name} {value:.4f}" for name, value in record.items() if name.startswith(("train", "test"))]
-    tqdm.write(f"epoch {record['epoch']:g} (bits/dim): " + ", ".join(parts))
+    skipped = f"; {record['skipped_steps']} steps skipped so far"
+    tqdm.write(f"epoch {record['epoch']:g} (bits/dim): " + ", ".join(parts) + skipped)
     if writer is not None:
         for name, value in record.items():
             writer.add_scalar(name, value, round(record["epoch"] * 1000))

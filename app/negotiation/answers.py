@@ -27,7 +27,7 @@ _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
 @dataclass(frozen=True)
 class ImageChunk:
-    """A part of a stream: uint8 images (N, H, W, C), and for JSON the latents (N, D) they were decoded from."""
+    """A part of a stream: uint8 images (N, H, W, C) and, for JSON, the latents (N, D) they came from."""
 
     images: np.ndarray
     latents: np.ndarray | None = None
@@ -71,8 +71,8 @@ def stream_images(
 ) -> StreamingResponse:
     """Answer `count` images of shape (H, W, C) chunk by chunk: the bytes of images_answer, in bounded memory.
 
-    JSON ends with the chunks' `latents`, if they carry any, which are held until then; a PNG contact sheet holds
-    its images. npy and safetensors have a Content-Length.
+    JSON ends with the chunks' `latents`, if they carry any, which are held until then; a PNG contact sheet
+    holds its images. npy and safetensors have a Content-Length.
     """
     whole = (count, *shape)
     writer = _writer(model, whole, fmt, extra or {})
@@ -118,7 +118,7 @@ def _writer(model: str, shape: tuple[int, ...], fmt: Format, extra: Mapping[str,
             return _RawWriter(npy_header(_UINT8, shape))
         case Format.safetensors:
             return _RawWriter(safetensors_header("images", _UINT8, shape))
-        case Format.zip:
+        case _:
             return _ZipWriter()
 
 
@@ -135,9 +135,11 @@ class _JsonWriter:
     def add(self, chunk: ImageChunk) -> bytes:
         if chunk.latents is not None:
             self._latents.append(chunk.latents)
-        encoded = b",".join(b'"' + base64.b64encode(encode_png(image)) + b'"' for image in chunk.images)
-        separator, self._separator = self._separator, b","
-        return separator + encoded
+        parts = []
+        for image in chunk.images:
+            parts.append(self._separator + b'"' + base64.b64encode(encode_png(image)) + b'"')
+            self._separator = b","
+        return b"".join(parts)
 
     def end(self) -> bytes:
         latents = {"latents": np.concatenate(self._latents)} if self._latents else {}
@@ -199,8 +201,8 @@ class _ZipWriter:
 class _Passed(BytesIO):
     """A file whose written bytes are taken away while positions go on.
 
-    ZipFile may then seek back within the entry it writes and leave plain headers, which every reader of a stream
-    understands, unlike the data descriptors it writes to a file that cannot seek.
+    ZipFile may then seek back within the entry it writes and leave plain headers, which every reader of a
+    stream understands, unlike the data descriptors it writes to a file that cannot seek.
     """
 
     _taken = 0

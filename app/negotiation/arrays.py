@@ -33,15 +33,19 @@ def read_npy(body: bytes, dtype: np.dtype[Any]) -> np.ndarray:
     present_bytes = len(body) - header.tell()
     declared_bytes = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or present_bytes != declared_bytes:
-        detail = f"the .npy header declares shape {echo(shape)}, {echo(declared_bytes)} bytes; {present_bytes} follow"
+        declaration = f"shape {echo(shape)}, {echo(declared_bytes)} bytes"
+        detail = f"the .npy header declares {declaration}; {present_bytes} follow"
         raise Problem(Kind.MALFORMED, detail, value=present_bytes, limit=declared_bytes)
     return _view(body, shape, declared, header.tell(), "F" if is_fortran else "C")
 
 
 def read_safetensors(body: bytes, name: str, dtype: np.dtype[Any]) -> np.ndarray:
-    """View the tensor `name` of a safetensors file; raises 400 for a damaged file, 422 without such a tensor."""
+    """View the tensor `name` of a safetensors file.
+
+    Raises 400 for a damaged file and 422 for a missing tensor or another dtype.
+    """
     try:
-        tensors = dict(safetensors.deserialize(body))
+        tensors = dict(safetensors.deserialize(body))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise Problem(Kind.MALFORMED, f"the body is not a safetensors file: {error}") from error
     if name not in tensors:

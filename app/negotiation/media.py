@@ -39,11 +39,11 @@ _MEDIA_TYPES = {
 
 
 def choose_format(accept: str | None, override: str | None, offered: Sequence[Format]) -> Format:
-    """Choose the offered format that the Accept header prefers, or the one that `override` (`?format=`) names.
+    """Choose the offered format that the Accept header prefers, or that `override` (`?format=`) names.
 
-    Follows RFC 9110: the most specific range gives a media type's quality. Equal qualities go to the more specific
-    range, then to JSON, then to the order of `offered`. Raises 422 for an override and 406 for an Accept header
-    that nothing offered matches.
+    Follows RFC 9110: the most specific range gives a media type's quality. Equal qualities go to the more
+    specific range, then to JSON, then to the order of `offered`. Raises 422 for an override and 406 for an
+    Accept header that nothing offered matches.
     """
     if override is not None:
         return _named(override, offered)

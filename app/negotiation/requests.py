@@ -36,8 +36,8 @@ class Limits:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Read a request's body.
 
-    Raises 413 beyond `max_bytes`, before reading where Content-Length says so and while reading where it does not;
-    400 for an empty or broken-off body, 415 for a compressed one.
+    Raises 413 beyond `max_bytes`, before reading where Content-Length says so and while reading where it does
+    not; 400 for an empty or broken-off body, 415 for a compressed one.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
@@ -64,9 +64,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 def parse_images(body: bytes, content_type: str | None, limits: Limits) -> Images:
     """Parse a body into uint8 images of 1 or 3 channels.
 
-    npy and safetensors give one array (a view of the body where possible); encoded images give a list, as their
-    sizes may differ. Raises 400 for a body that is not what its type says, 413 beyond a limit, 415 for other types,
-    422 for wrong content.
+    npy and safetensors give one array (a view of the body where possible); encoded images give a list, as
+    their sizes may differ. Raises 400 for a body that is not what its type says, 413 beyond a limit, 415 for
+    other types, 422 for wrong content.
     """
     match media.media_type_of(content_type, media.IMAGES_IN):
         case media.JSON:
@@ -82,8 +82,8 @@ def parse_images(body: bytes, content_type: str | None, limits: Limits) -> Image
 def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
     """Bring images to a model's shape (C, H, W), as uint8 (N, H, W, C).
 
-    Grey and colour are converted; another size is fitted as `fit` says, and without it raises 422. One array of
-    the right shape is returned as it is.
+    Grey and colour are converted; another size is fitted as `fit` says, and without it raises 422. One array
+    of the right shape is returned as it is.
     """
     if isinstance(images, np.ndarray) and images.shape[1:3] == shape[1:]:
         return convert_channels(images, shape[0])
@@ -174,13 +174,13 @@ def _decode(data: bytes, limits: Limits, kind: Kind, name: str) -> np.ndarray:
 
 def _conform_one(index: int, image: np.ndarray, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
     channels, *size = shape
-    actual = list(image.shape[:2])
+    actual = list(image.shape[:2])  # height, width
     if actual == size:
         return convert_channels(image, channels)
     if fit is None:
-        detail = f"images[{index}] is {actual[0]}×{actual[1]} (height × width); the model takes {size[0]}×{size[1]}"
-        advice = "; ?fit=resize, crop or pad adapts it"
-        raise Problem(Kind.INVALID, detail + advice, value=actual, limit=size)
+        sizes = f"{actual[0]}×{actual[1]}; the model takes {size[0]}×{size[1]} (height × width)"
+        detail = f"images[{index}] is {sizes} unless fit=resize, crop or pad is given"
+        raise Problem(Kind.INVALID, detail, value=actual, limit=size)
     return fit_image(image, shape, fit)
 
 

@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 from fastapi import FastAPI, Query
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
@@ -147,6 +147,7 @@ class TestEcho:
         assert echo(1 << 40_000) == "an integer of 40001 bits"
         assert echo({"n": 1 << 40_000}) == "a dict"
 
+    @settings(deadline=None)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(), st.lists

@@ -1,0 +1,341 @@
+"""Requests in, batches out, without a timer:
+
+    submit ─► admission ─► a queue for each task ─► engine thread: take what waits, run, deliver ─► futures
+
+When the device is free it takes what is queued for the task whose turn it is, up to `max_batch` images.
+Every job that waits gets an equal share of the batch, and what the small ones leave is taken in turns: a
+large job is split, and small ones never wait for the whole of it. One lock guards the queues; the event loop is woken once a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from app.errors import Kind, Problem
+from app.metrics import Metrics
+from app.operations import ModelTask
+
+Cause = Literal["overloaded", "deadline", "disconnected", "fault"]
+Arrays = tuple[np.ndarray, ...]
+RATE_MEMORY = 0.9  # weight of the past in the running images per second, which Retry-After is told from
+
+
+class Pending(Protocol):
+    """A batch that the device was given."""
+
+    def result(self) -> Arrays:
+        """Wait for the batch and return its output arrays, one row for each input row."""
+
+
+class Engine(Protocol):
+    """What runs batches; called from the batcher's thread alone."""
+
+    @property
+    def depth(self) -> int:
+        """Batches given to the device before the first is waited for."""
+
+    def warm_up(self) -> None:
+        """Get ready to launch."""
+
+    def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
+        """Start computing the concatenated rows of `parts`."""
+
+    def is_lost(self) -> bool:
+        """Return whether the device has failed for good."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outputs of a job, and where its time went."""
+
+    arrays: Arrays
+    queue_seconds: float
+    compute_seconds: float
+
+
+@dataclass(eq=False)
+class Job:
+    """One request's rows of input on their way through the queue."""
+
+    task: ModelTask
+    rows: np.ndarray
+    deadline: float  # on the time.monotonic clock
+    future: asyncio.Future[Answer]
+    admitted: float = field(default_factory=time.monotonic)
+    taken: int = 0  # rows already in a batch
+    started: float = 0.0
+    compute_seconds: float = 0.0
+    outputs: list[Arrays] = field(default_factory=list)
+    dropped: Cause | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Rows not yet in a batch."""
+        return len(self.rows) - self.taken
+
+
+@dataclass
+class Batch:
+    """Parts of jobs that run together."""
+
+    task: ModelTask
+    jobs: list[Job] = field(default_factory=list)
+    parts: list[np.ndarray] = field(default_factory=list)
+    images: int = 0
+    started: float = 0.0
+
+
+class Batcher:
+    """Admits jobs, forms batches of them for one engine, and hands the outputs back."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        max_batch: int,
+        max_queued_images: int,
+        max_queued_bytes: int,
+    ) -> None:
+        self._engine, self._metrics = engine, metrics
+        self._max_batch, self._max_queued_images = max_batch, max_queued_images
+        self._max_queued_bytes = max_queued_bytes
+        self._changed = threading.Condition()
+        self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
+        self._queued_images = self._queued_bytes = self._running_images = 0
+        self._images_per_second = 0.0
+        self._is_closing = False
+        self._fault: BaseException | None = None
+        self._room = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._warm: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def __repr__(self) -> str:
+        with self._changed:
+            jobs = sum(map(len, self._queues.values()))
+            state = f"queued {self._queued_images} images in {jobs} jobs, running {self._running_images}"
+        return f"<Batcher {state}>"
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What the device was lost to, if it was."""
+        return self._fault
+
+    async def start(self) -> None:
+        """Start the engine's thread and wait until it is warm; raise what its warm-up raises."""
+        self._thread.start()
+        await self._warm
+
+    async def close(self) -> None:
+        """Compute what is queued, then stop the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
+        """Queue rows for a task and wait for its outputs.
+
+        Raises Problem: overloaded where the queue is full, deadline where `deadline` (time.monotonic) passes
+        first, device fault where the batch fails. Cancelling it takes what still waits out of the queue.
+        """
+        job = Job(task, rows, deadline, self._loop.create_future())
+        self._admit(job)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await job.future
+        except TimeoutError:
+            self._drop(job, "deadline")
+            waited = time.monotonic() - job.admitted
+            detail = (
+                f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
+            )
+            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
+        except asyncio.CancelledError:
+            self._drop(job, "disconnected")
+            raise
+
+    async def submit_when_room(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
+        """Do as `submit`, but wait for room in a full queue: for the parts of an answer already begun."""
+        while True:
+            self._room.clear()
+            try:
+                return await self.submit(task, rows, deadline)
+            except Problem as problem:
+                if problem.kind is not Kind.OVERLOADED or time.monotonic() >= deadline:
+                    raise
+            with suppress(TimeoutError):  # then the next attempt says so
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._room.wait()
+
+    def _admit(self, job: Job) -> None:
+        with self._changed:
+            if self._fault is not None:
+                raise Problem(Kind.DEVICE_FAULT, f"the device is lost: {self._fault}")
+            if self._is_closing:
+                raise Problem(Kind.NOT_READY, "the service is stopping")
+            images, size = self._queued_images + len(job.rows), self._queued_bytes + job.rows.nbytes
+            if images > self._max_queued_images:
+                raise self._overloaded("images", images, self._max_queued_images)
+            if size > self._max_queued_bytes:
+                raise self._overloaded("bytes", size, self._max_queued_bytes)
+            self._queues.setdefault(job.task, deque()).append(job)
+            self._count(job.rows, 1)
+            self._changed.notify()
+
+    def _overloaded(self, unit: str, value: int, limit: int) -> Problem:
+        self._metrics.dropped.labels("overloaded").inc()
+        wait = self._queued_images / self._images_per_second if self._images_per_second else 1.0
+        detail = f"{value} {unit} would be queued; the limit is {limit}"
+        return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
+
+    def _count(self, rows: np.ndarray, sign: Literal[1, -1]) -> None:
+        self._queued_images += sign * len(rows)
+        self._queued_bytes += sign * rows.nbytes
+        self._metrics.queued_images.set(self._queued_images)
+
+    def _drop(self, job: Job, cause: Cause) -> None:
+        """Take what waits of a job out of the budget; the job itself is skipped when its turn comes."""
+        with self._changed:
+            if job.dropped is None:
+                job.dropped = cause
+                self._metrics.dropped.labels(cause).inc()
+                self._count(job.rows[job.taken :], -1)
+                job.rows = np.empty(
+                    (0, *job.rows.shape[1:]), job.rows.dtype
+                )  # its place in the queue is light
+
+    # The engine thread from here on.
+
+    def _run(self) -> None:
+        try:
+            self._engine.warm_up()
+        except Exception as error:
+            self._call(self._warm.set_exception, error)
+            return
+        self._call(self._warm.set_result, None)
+        self._serve()
+
+    def _serve(self) -> None:
+        launched: deque[tuple[Batch, Pending]] = deque()
+        while True:
+            batch = self._take(can_wait=not launched)
+            if batch is None and not launched:
+                return
+            if batch is not None:
+                try:
+                    launched.append((batch, self._engine.launch(batch.task, batch.parts)))
+                except Exception as error:
+                    self._fail(batch, error)
+            while launched and (batch is None or len(launched) >= self._engine.depth):
+                self._finish(*launched.popleft())
+
+    def _take(self, can_wait: bool) -> Batch | None:
+        """Form the next batch; None where nothing is queued, after waiting only if nothing ever will be."""
+        with self._changed:
+            while True:
+                while self._queues:
+                    task = next(iter(self._queues))
+                    if batch := self._form(task, self._queues.pop(task)):
+                        return batch
+                if not can_wait or self._is_closing:
+                    return None
+                self._changed.wait()
+
+    def _form(self, task: ModelTask, jobs: deque[Job]) -> Batch | None:
+        batch = Batch(task, started=time.monotonic())
+        share = max(1, self._max_batch // len(jobs))
+        while jobs and batch.images < self._max_batch:
+            job = jobs.popleft()
+            if job.dropped is not None or job.deadline <= batch.started:
+                continue  # its own timer answers it
+            part = job.rows[job.taken : job.taken + min(share, self._max_batch - batch.images)]
+            if job.taken == 0:
+                job.started = batch.started
+            job.taken += len(part)
+            self._count(part, -1)
+            batch.jobs.append(job)
+            batch.parts.append(part)
+            batch.images += len(part)
+            if job.waiting:
+                jobs.append(job)
+        if jobs:
+            self._queues[task] = jobs
+        self._running_images += batch.images
+        return batch if batch.jobs else None
+
+    def _finish(self, batch: Batch, pending: Pending) -> None:
+        try:
+            outputs = pending.result()
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        seconds = time.monotonic() - batch.started
+        self._measure(batch, seconds)
+        self._call(self._deliver, batch, outputs, seconds)
+
+    def _measure(self, batch: Batch, seconds: float) -> None:
+        self._metrics.images.labels(batch.task.model, batch.task.operation).inc(batch.images)
+        self._metrics.batch_images.observe(batch.images)
+        self._metrics.compute_seconds.observe(seconds)
+        rate = batch.images / max(seconds, 1e-6)
+        with self._changed:
+            self._running_images -= batch.images
+            past = self._images_per_second or rate
+            self._images_per_second = RATE_MEMORY * past + (1 - RATE_MEMORY) * rate
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        with self._changed:
+            self._running_images -= batch.images
+            failed = set(batch.jobs)
+            if self._engine.is_lost():
+                self._fault = error
+                failed.update(job for jobs in self._queues.values() for job in jobs)
+                self._queues.clear()
+        for job in failed:
+            self._drop(job, "fault")
+        self._call(self._refuse, failed, Problem(Kind.DEVICE_FAULT, f"the batch failed: {error}"))
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed: nobody waits for the answer
+            return
+
+    # The event loop from here on.
+
+    def _deliver(self, batch: Batch, outputs: Arrays, seconds: float) -> None:
+        start = 0
+        for job, part in zip(batch.jobs, batch.parts, strict=True):
+            stop = start + len(part)
+            job.outputs.append(tuple(array[start:stop] for array in outputs))
+            job.compute_seconds += seconds
+            start = stop
+            is_whole = sum(len(arrays[0]) for arrays in job.outputs) == len(job.rows)
+            if is_whole and not job.future.done():
+                job.future.set_result(self._answer(job))
+        self._room.set()
+
+    def _answer(self, job: Job) -> Answer:
+        queue_seconds = job.started - job.admitted
+        self._metrics.queue_seconds.observe(queue_seconds)
+        if len(job.outputs) == 1:
+            return Answer(job.outputs[0], queue_seconds, job.compute_seconds)
+        arrays = tuple(np.concatenate(pieces) for pieces in zip(*job.outputs, strict=True))
+        return Answer(arrays, queue_seconds, job.compute_seconds)
+
+    def _refuse(self, jobs: set[Job], problem: Problem) -> None:
+        for job in jobs:
+            if not job.future.done():
+                job.future.set_exception(problem)
+        self._room.set()

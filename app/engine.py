@@ -1,0 +1,74 @@
+"""The loaded models on the CPU, one batch at a time: what the batcher drives where there is no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from app.batcher import Arrays, Pending
+from app.cuda import CudaEngine
+from app.operations import ModelTask, Operation, example_rows, run_operation
+from app.settings import Settings
+from models.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Done:
+    """A batch whose outputs are here already."""
+
+    arrays: Arrays
+
+    def result(self) -> Arrays:
+        """Return the outputs."""
+        return self.arrays
+
+
+class CpuEngine:
+    """Runs batches on the CPU in the calling thread."""
+
+    depth = 1
+
+    def __init__(self, bundles: list[Bundle], threads: int | None) -> None:
+        self._models = {bundle.id: bundle.model for bundle in bundles}
+        self._threads = threads
+
+    def __str__(self) -> str:
+        return f"cpu, {self._threads or torch.get_num_threads()} thread(s)"
+
+    def warm_up(self) -> None:
+        """Run every operation once; call it in the thread that will launch batches."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        for name, model in self._models.items():
+            for operation in Operation:
+                self.launch(ModelTask(name, operation), [example_rows(model, operation, 1)])
+
+    def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
+        """Compute the concatenated rows of `parts`."""
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if not rows.flags.writeable:  # a view of a request's body, which torch would warn of
+            rows = rows.copy()
+        with torch.inference_mode():
+            outputs = run_operation(self._models[task.model], task, torch.from_numpy(rows))
+        return Done(tuple(output.numpy() for output in outputs))
+
+    def is_lost(self) -> bool:
+        """Return False: a CPU fails a batch, never for good."""
+        return False
+
+
+def build_engine(bundles: list[Bundle], settings: Settings) -> CpuEngine | CudaEngine:
+    """Build the engine for the device in the settings; raise ValueError where there is no such device."""
+    has_cuda = torch.cuda.is_available()
+    if settings.device == "cpu" or (settings.device == "auto" and not has_cuda):
+        if settings.precision != "float32":
+            raise ValueError(f"VAE_PRECISION={settings.precision} needs CUDA, and the device is the CPU")
+        return CpuEngine(bundles, settings.threads)
+    device = torch.device("cuda" if settings.device == "auto" else settings.device)
+    if not has_cuda or (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"VAE_DEVICE={settings.device}: there are {torch.cuda.device_count()} CUDA devices")
+    return CudaEngine(
+        bundles, torch.device("cuda", device.index or 0), settings.precision, settings.max_batch
+    )

@@ -1,0 +1,66 @@
+"""What Prometheus reads at GET /metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # a `_created` series beside each counter doubles a scrape and tells nothing here
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The collectors of one application, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "vae_requests", "Requests answered.", ["route", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "vae_request_duration_seconds",
+            "From the request's headers to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.images = Counter(
+            "vae_images", "Images or latents computed.", ["model", "operation"], registry=self.registry
+        )
+        self.queue_seconds = Histogram(
+            "vae_queue_duration_seconds",
+            "From a request's admission to its first batch.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.compute_seconds = Histogram(
+            "vae_compute_duration_seconds",
+            "Of a batch on the device.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.batch_images = Histogram(
+            "vae_batch_images", "Images in a batch.", buckets=_IMAGES, registry=self.registry
+        )
+        self.queued_images = Gauge("vae_queued_images", "Images that wait.", registry=self.registry)
+        self.dropped = Counter(
+            "vae_dropped_requests",
+            "Requests not computed to the end: overloaded, deadline, disconnected, fault.",
+            ["cause"],
+            registry=self.registry,
+        )
+        self.ready = Gauge("vae_ready", "1 while requests are taken.", registry=self.registry)
+        for cause in ("overloaded", "deadline", "disconnected", "fault"):
+            self.dropped.labels(cause)  # present from the start, so that a rate can be taken
+
+    def exposition(self) -> bytes:
+        """Return every figure in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,236 @@
+"""What the OpenAPI document says beyond the query parameters: bodies, answers, problems, with examples.
+
+Each constant is the keyword arguments of one route's decorator.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from app.errors import MEDIA_TYPE, Kind
+from app.negotiation import IMAGES_IN, LATENTS_IN, Format
+from models.bundle import BundleConfig, Metrics
+from models.images import encode_png
+
+Vectors = list[list[float]]
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+class ImagesIn(BaseModel):
+    """Encoded images, PNG, JPEG or WebP, in base64."""
+
+    images: list[str] = Field(min_length=1)
+
+
+class LatentsIn(BaseModel):
+    """Latents, one row an image."""
+
+    latents: Vectors = Field(min_length=1)
+
+
+class Encoded(BaseModel):
+    """mu and logvar of q(z given x), one row an image."""
+
+    model: str
+    mu: Vectors
+    logvar: Vectors
+
+
+class Images(BaseModel):
+    """PNG images in base64."""
+
+    model: str
+    images: list[str]
+
+
+class Samples(Images):
+    """Samples, with what brings them back."""
+
+    seed: int
+    latents: Vectors
+
+
+class Scores(BaseModel):
+    """Bounds on log p(x) in nats, one an image; bits_per_dim is of −elbo."""
+
+    model: str
+    elbo: list[float]
+    nll: list[float]
+    kl: list[float]
+    distortion: list[float]
+    bits_per_dim: list[float]
+    samples: int
+
+
+class RequestLimits(BaseModel):
+    """What one request may ask for."""
+
+    max_body_bytes: int
+    max_images: int
+    max_pixels: int
+    max_samples: int
+    max_score_samples: int
+
+
+class LoadedModel(BaseModel):
+    """A loaded bundle."""
+
+    id: str
+    digest: str
+    device: str
+    config: BundleConfig
+    metrics: Metrics
+    limits: RequestLimits
+
+
+class LoadedModels(BaseModel):
+    """Every loaded bundle, the default first."""
+
+    default: str
+    models: list[LoadedModel]
+
+
+class Status(BaseModel):
+    """The state of the process."""
+
+    status: str
+
+
+class ProblemDocument(BaseModel):
+    """An RFC 9457 problem: `value` is what was sent, `limit` what is allowed."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    value: Any = None
+    limit: Any = None
+    errors: list[dict[str, Any]] | None = None
+
+
+DETAILS = {
+    Kind.MALFORMED: "the body: not a PNG, JPEG or WebP file; it starts with 6e 6f 74 20 61 6e 20 69",
+    Kind.UNKNOWN_MODEL: "model 'nope' is not loaded; loaded are fashion-mnist",
+    Kind.NOT_ACCEPTABLE: "Accept is text/html; offered are application/json",
+    Kind.TOO_LARGE: "the body has 33554433 bytes; the limit is 33554432",
+    Kind.UNSUPPORTED_MEDIA_TYPE: "Content-Type is text/plain; supported are image/png, …",
+    Kind.INVALID: "images[0] is 32×32; the model takes 28×28 (height × width) unless fit=… is given",
+    Kind.OVERLOADED: "8200 images would be queued; the limit is 8192",
+    Kind.INTERNAL: "an unexpected error; the service's log has it",
+    Kind.NOT_READY: "the service is loading",
+    Kind.DEVICE_FAULT: "the batch failed: CUDA out of memory",
+    Kind.DEADLINE: "no answer within 30 seconds; the request waited in the queue or on the device",
+}
+
+
+def problem_example(kind: Kind) -> dict[str, Any]:
+    """Return a problem document of a kind, less the value and limit that some carry."""
+    return {
+        "type": f"urn:vaeserve:problem:{kind.slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": DETAILS[kind],
+    }
+
+
+def _problems(kinds: Sequence[Kind]) -> dict[int | str, dict[str, Any]]:
+    answers: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        answer = answers.setdefault(
+            kind.status,
+            {
+                "description": kind.title,
+                "content": {
+                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": {}}
+                },
+            },
+        )
+        answer["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": problem_example(kind)}
+        if kind.is_retried:
+            answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "in seconds"}}
+    return answers
+
+
+def _route(
+    answer: type[BaseModel],
+    formats: Sequence[Format],
+    kinds: Sequence[Kind],
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    binary = {name.media_type: BINARY for name in formats if name is not Format.json}
+    route: dict[str, Any] = {
+        "response_class": Response,
+        "responses": {200: {"model": answer, "content": binary}, **_problems(kinds)},
+    }
+    if body is not None:
+        route["openapi_extra"] = {"requestBody": {"required": True, "content": body}}
+    return route
+
+
+def _body(document: type[BaseModel], media_types: Sequence[str]) -> dict[str, Any]:
+    binary = {media_type: BINARY for media_type in media_types if media_type != "application/json"}
+    return {"application/json": {"schema": document.model_json_schema()}, **binary}
+
+
+_COMMON = (Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
+_WORK = (Kind.OVERLOADED, Kind.INTERNAL, Kind.NOT_READY, Kind.DEVICE_FAULT, Kind.DEADLINE)
+_POSTED = (Kind.MALFORMED, *_COMMON, Kind.TOO_LARGE, Kind.UNSUPPORTED_MEDIA_TYPE, *_WORK)
+_PICTURES = (Format.json, Format.png, Format.npy, Format.safetensors, Format.zip)
+_IMAGES_BODY, _LATENTS_BODY = _body(ImagesIn, IMAGES_IN), _body(LatentsIn, LATENTS_IN)
+
+ENCODE = _route(Encoded, (Format.json, Format.safetensors, Format.npy), _POSTED, _IMAGES_BODY)
+DECODE = _route(Images, _PICTURES, _POSTED, _LATENTS_BODY)
+RECONSTRUCT = _route(Images, _PICTURES, _POSTED, _IMAGES_BODY)
+SCORE = _route(Scores, (Format.json,), _POSTED, _IMAGES_BODY)
+SAMPLE = _route(Samples, _PICTURES, (*_COMMON, *_WORK))
+MODELS = _route(LoadedModels, (), (Kind.NOT_READY,))
+MODEL = _route(LoadedModel, (), (Kind.UNKNOWN_MODEL, Kind.NOT_READY))
+LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
+READY = _route(Status, (), (Kind.NOT_READY,))
+METRICS: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {
+        200: {
+            "description": "Prometheus text format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+}
+
+
+def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]:
+    """Return the OpenAPI document, its request examples made for the default model once it is loaded."""
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    document["components"]["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            _describe_validation(operation["responses"])
+            content = operation.get("requestBody", {}).get("content", {})
+            if default is not None and "application/json" in content:
+                content["application/json"]["example"] = _example(content, default)
+    return document
+
+
+def _describe_validation(responses: dict[str, Any]) -> None:
+    """Replace FastAPI's own 422, which is not how errors look here."""
+    if MEDIA_TYPE not in responses.get("422", {}).get("content", {MEDIA_TYPE: None}):
+        del responses["422"]
+
+
+def _example(content: dict[str, Any], config: BundleConfig) -> dict[str, Any]:
+    if "image/png" not in content:
+        return {"latents": [[0.0] * config.latent_dim]}
+    channels, height, width = config.input.shape
+    ramp = np.linspace(0, 255, height * width, dtype=np.uint8).reshape(height, width, 1)
+    png = encode_png(np.repeat(ramp, channels, axis=2))
+    return {"images": [base64.b64encode(png).decode()]}

@@ -1,0 +1,108 @@
+"""POST /encode, /decode, /reconstruct, /score: a batch of images or latents in, arrays out."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+
+from app import openapi
+from app.errors import Kind, Problem
+from app.negotiation import (
+    ENCODED_FORMATS,
+    IMAGE_FORMATS,
+    Format,
+    encoded_answer,
+    images_answer,
+    json_answer,
+    parse_latents,
+    read_body,
+)
+from app.operations import SCORES, ModelTask, Operation
+from app.routes.common import (
+    INLINE_IMAGES,
+    FitParameter,
+    FormatParameter,
+    ModelParameter,
+    format_of,
+    read_images,
+    service_of,
+    timed,
+)
+
+router = APIRouter()
+SamplesParameter = Annotated[
+    int, Query(ge=1, description="K, latent samples an image: more tighten the bound `nll`.")
+]
+
+
+@router.post("/encode", **openapi.ENCODE)
+async def encode(
+    request: Request, model: ModelParameter = None, fit: FitParameter = None, format: FormatParameter = None
+) -> Response:
+    """Encode images to mu and logvar of q(z given x)."""
+    service = service_of(request)
+    bundle = service.bundle(model)
+    chosen = format_of(request, format, ENCODED_FORMATS)
+    pixels = await read_images(request, bundle, fit)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.ENCODE), pixels)
+    mu, logvar = answer.arrays
+    return timed(encoded_answer(bundle.id, mu, logvar, chosen), answer)
+
+
+@router.post("/decode", **openapi.DECODE)
+async def decode(request: Request, model: ModelParameter = None, format: FormatParameter = None) -> Response:
+    """Decode latents to images, the means of p(x given z)."""
+    service = service_of(request)
+    bundle = service.bundle(model)
+    chosen = format_of(request, format, IMAGE_FORMATS)
+    body = await read_body(request, service.limits.body_bytes)
+    content_type = request.headers.get("content-type")
+    latents = parse_latents(body, content_type, bundle.config.latent_dim, service.limits)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.DECODE), latents)
+    return timed(await _images(bundle.id, answer.arrays[0], chosen), answer)
+
+
+@router.post("/reconstruct", **openapi.RECONSTRUCT)
+async def reconstruct(
+    request: Request, model: ModelParameter = None, fit: FitParameter = None, format: FormatParameter = None
+) -> Response:
+    """Send images through mu and back: what the model keeps of them."""
+    service = service_of(request)
+    bundle = service.bundle(model)
+    chosen = format_of(request, format, IMAGE_FORMATS)
+    pixels = await read_images(request, bundle, fit)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.RECONSTRUCT), pixels)
+    return timed(await _images(bundle.id, answer.arrays[0], chosen), answer)
+
+
+@router.post("/score", **openapi.SCORE)
+async def score(
+    request: Request, model: ModelParameter = None, fit: FitParameter = None, samples: SamplesParameter = 16
+) -> Response:
+    """Score images by bounds on log p(x), in nats: a low elbo, a high nll, marks an anomaly.
+
+    `bits_per_dim` is −elbo / (C·H·W·ln 2).
+    """
+    service = service_of(request)
+    if samples > (limit := service.settings.max_score_samples):
+        raise Problem(Kind.INVALID, f"samples is {samples}; the limit is {limit}", value=samples, limit=limit)
+    bundle = service.bundle(model)
+    format_of(request, None, (Format.json,))
+    pixels = await read_images(request, bundle, fit)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.SCORE, samples), pixels)
+    figures: dict[str, np.ndarray] = dict(zip(SCORES, answer.arrays, strict=True))
+    nats_per_bit_per_dim = np.float32(math.prod(bundle.config.input.shape) * math.log(2))
+    bits = -figures["elbo"] / nats_per_bit_per_dim
+    document = {"model": bundle.id, **figures, "bits_per_dim": bits, "samples": samples}
+    return timed(json_answer(document), answer)
+
+
+async def _images(model: str, images: np.ndarray, chosen: Format) -> Response:
+    is_quick = len(images) <= INLINE_IMAGES or chosen in (Format.npy, Format.safetensors)
+    if is_quick:
+        return images_answer(model, images, chosen)
+    return await asyncio.to_thread(images_answer, model, images, chosen)

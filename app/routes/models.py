@@ -1,0 +1,47 @@
+"""GET /models: what is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app import openapi
+from app.negotiation import json_answer
+from app.routes.common import service_of
+from app.service import Service
+from models.bundle import Bundle
+
+router = APIRouter()
+
+
+@router.get("/models", **openapi.MODELS)
+async def models(request: Request) -> Response:
+    """List the loaded bundles, the default first."""
+    service = service_of(request)
+    bundles = service.bundles
+    return json_answer(
+        {"default": next(iter(bundles)), "models": [_describe(service, b) for b in bundles.values()]}
+    )
+
+
+@router.get("/models/{id}", **openapi.MODEL)
+async def model(request: Request, id: str) -> Response:
+    """Describe one loaded bundle: config, metrics, digest, device and the limits of requests."""
+    service = service_of(request)
+    return json_answer(_describe(service, service.bundle(id)))
+
+
+def _describe(service: Service, bundle: Bundle) -> dict[str, Any]:
+    settings = service.settings
+    return {
+        "id": bundle.id,
+        "digest": f"sha256:{bundle.digest}",
+        "device": service.device,
+        "config": bundle.config.model_dump(mode="json"),
+        "metrics": bundle.metrics.model_dump(mode="json"),
+        "limits": {
+            name: getattr(settings, name)
+            for name in ("max_body_bytes", "max_images", "max_pixels", "max_samples", "max_score_samples")
+        },
+    }

@@ -1,0 +1,123 @@
+"""The application, and the server around it: start, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import errors
+from app.metrics import Metrics
+from app.openapi import build_document
+from app.routes import ROUTERS
+from app.service import Service
+from app.settings import Settings
+
+DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, reconstruct and score."
+CLIENT_CLOSED_REQUEST = 499  # nobody reads this answer; it is what the metrics count
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; its models are loaded once it runs."""
+    service = Service(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(service.load())
+        yield
+        await loading
+        await service.close()
+
+    app = FastAPIOffline(
+        title="vaeserve",
+        version=version("vaeserve"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
+    errors.install(app)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_middleware(MeasuredRequests, metrics=service.metrics)
+    app.openapi = lambda: build_document(app, service.default_config)  # type: ignore[method-assign]
+    return app
+
+
+class MeasuredRequests:
+    """Counts and times every request by its route."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and note the status of its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")  # paths that people make up are one label
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+
+
+class Server(uvicorn.Server):
+    """A server that leaves the load balancer first, exits 0 when told to stop, and 1 when it cannot load."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self._service: Service = self.app.state.service
+        self._drain_delay_seconds = settings.drain_delay_seconds
+        self._closes_at = float("inf")
+        super().__init__(
+            uvicorn.Config(
+                self.app,
+                host=settings.host,
+                port=settings.port,
+                log_level=settings.log_level,
+                access_log=settings.access_log,
+                timeout_graceful_shutdown=settings.grace_seconds,
+                server_header=False,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Turn readiness off and close the port after the drain delay; at once when told again."""
+        is_repeated = self._closes_at < float("inf")
+        self._service.drain()
+        self._closes_at = 0.0 if is_repeated else time.monotonic() + self._drain_delay_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop: told to, or the models could not be loaded."""
+        is_over = time.monotonic() >= self._closes_at or self._service.load_fault is not None
+        return await super().on_tick(counter) or is_over
+
+    def exit_status(self) -> int:
+        """Return the process's exit status after `run`."""
+        return 1 if self._service.load_fault is not None else 0
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

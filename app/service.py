@@ -1,0 +1,154 @@
+"""One running service: its bundles, its batcher, and whether it takes requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from starlette.requests import ClientDisconnect, Request
+
+from app.batcher import Answer, Batcher
+from app.engine import build_engine
+from app.errors import Kind, Problem
+from app.metrics import Metrics
+from app.negotiation import Limits
+from app.operations import ModelTask
+from app.settings import Settings
+from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_bundle
+
+log = logging.getLogger("vaeserve")
+
+
+class Service:
+    """What the routes share: made before the server starts, loaded while it already answers liveness."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
+        self.device = ""
+        self.load_fault: Exception | None = None
+        self._bundles: dict[str, Bundle] = {}
+        self._batcher: Batcher | None = None
+        self._state = "loading"
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why requests should go elsewhere; None while ready."""
+        if self._batcher is not None and self._batcher.fault is not None:
+            return f"the device is lost: {self._batcher.fault}"
+        return None if self._state == "ready" else self._state
+
+    @property
+    def device_is_lost(self) -> bool:
+        """Whether only a restart can help."""
+        return self._batcher is not None and self._batcher.fault is not None
+
+    @property
+    def bundles(self) -> Mapping[str, Bundle]:
+        """The loaded bundles by id, the default first; raises Problem while there are none."""
+        if not self._bundles:
+            raise Problem(Kind.NOT_READY, f"the service is {self._state}")
+        return MappingProxyType(self._bundles)
+
+    @property
+    def default_config(self) -> BundleConfig | None:
+        """The config of the default bundle; None while it is not loaded."""
+        return next((bundle.config for bundle in self._bundles.values()), None)
+
+    async def load(self) -> None:
+        """Load every bundle, warm the engine up and become ready; keep what fails as `load_fault`."""
+        started = time.monotonic()
+        try:
+            bundles = await asyncio.to_thread(load_bundles, self.settings.models)
+            engine = build_engine(list(bundles.values()), self.settings)
+            batcher = Batcher(
+                engine,
+                self.metrics,
+                max_batch=self.settings.max_batch,
+                max_queued_images=self.settings.max_queued_images,
+                max_queued_bytes=self.settings.max_queued_bytes,
+            )
+            await batcher.start()
+        except Exception as error:
+            self._state, self.load_fault = "failed", error
+            log.error("not started: %s", error, exc_info=not isinstance(error, (BundleError, ValueError)))
+            return
+        self._bundles, self._batcher, self.device = bundles, batcher, str(engine)
+        self._enter("ready")
+        log.info("ready in %.2f s: %s on %s", time.monotonic() - started, ", ".join(bundles), self.device)
+
+    def drain(self) -> None:
+        """Turn readiness off; requests that are here or still come are answered."""
+        self._enter("draining")
+
+    async def close(self) -> None:
+        """Compute what waits, then stop."""
+        self._enter("stopping")
+        if self._batcher is not None:
+            await self._batcher.close()
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        self.metrics.ready.set(state == "ready")
+
+    def bundle(self, model: str | None) -> Bundle:
+        """Return the bundle of an id, the default one for None; raise Problem for an unknown id."""
+        bundles = self.bundles
+        if model is None:
+            return next(iter(bundles.values()))
+        if model not in bundles:
+            loaded = ", ".join(bundles)
+            raise Problem(
+                Kind.UNKNOWN_MODEL,
+                f"model {model!r} is not loaded; loaded are {loaded}",
+                value=model,
+                limit=loaded,
+            )
+        return bundles[model]
+
+    async def compute(self, request: Request, task: ModelTask, rows: np.ndarray) -> Answer:
+        """Compute a task for a request, and nothing for one whose client has gone (ClientDisconnect)."""
+        work = asyncio.ensure_future(self.batcher.submit(task, rows, self.deadline()))
+        departure = asyncio.ensure_future(_departed(request))
+        try:
+            await asyncio.wait((work, departure), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientDisconnect
+            return work.result()
+        finally:
+            departure.cancel()
+            work.cancel()
+
+    @property
+    def batcher(self) -> Batcher:
+        """The batcher; raises Problem while there is none."""
+        if self._batcher is None:
+            raise Problem(Kind.NOT_READY, f"the service is {self._state}")
+        return self._batcher
+
+    def deadline(self) -> float:
+        """Return the time.monotonic by which work that begins now must be done."""
+        return time.monotonic() + self.settings.deadline_seconds
+
+
+def load_bundles(names: Sequence[str]) -> dict[str, Bundle]:
+    """Load bundles by name; raise BundleError for one at fault, ValueError for two of the same id."""
+    bundles: dict[str, Bundle] = {}
+    for name in names:
+        bundle = load_bundle(bundle_path(name))
+        if bundle.id in bundles:
+            raise ValueError(
+                f"two bundles are called {bundle.id!r}: {bundles[bundle.id].path} and {bundle.path}"
+            )
+        bundles[bundle.id] = bundle
+    return bundles
+
+
+async def _departed(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,344 @@
+"""The batcher driven by an engine that computes when told to."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from app.batcher import Answer, Arrays, Batcher
+from app.errors import Kind, Problem
+from app.metrics import Metrics
+from app.operations import ModelTask, Operation
+
+pytestmark = pytest.mark.anyio
+ENCODE = ModelTask("m", Operation.ENCODE)
+DECODE = ModelTask("m", Operation.DECODE)
+SOON = 30.0
+
+
+class Stepped:
+    """An engine whose batches end when the test says so; its output is its input plus one."""
+
+    def __init__(self, depth: int = 1) -> None:
+        self.depth = depth
+        self.batches: list[tuple[ModelTask, list[int]]] = []
+        self.launched: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.steps = threading.Semaphore(0)
+        self.error: Exception | None = None
+        self.warm_up_error: Exception | None = None
+        self.lost = False
+
+    def warm_up(self) -> None:
+        if self.warm_up_error is not None:
+            raise self.warm_up_error
+
+    def launch(self, task: ModelTask, parts: list[np.ndarray]) -> "Held":
+        self.batches.append((task, [len(part) for part in parts]))
+        self.launched.put(len(self.batches))
+        return Held(self, np.concatenate(parts))
+
+    def is_lost(self) -> bool:
+        return self.lost
+
+
+class Held:
+    def __init__(self, engine: Stepped, rows: np.ndarray) -> None:
+        self.engine, self.rows = engine, rows
+
+    def result(self) -> Arrays:
+        self.engine.steps.acquire()
+        if self.engine.error is not None:
+            raise self.engine.error
+        return (self.rows + 1, -self.rows)
+
+
+class Driver:
+    """A batcher with its stepped engine."""
+
+    def __init__(self, depth: int = 1, **limits: int) -> None:
+        self.engine = Stepped(depth)
+        self.metrics = Metrics()
+        values = {"max_batch": 8, "max_queued_images": 100, "max_queued_bytes": 10_000, **limits}
+        self.batcher = Batcher(self.engine, self.metrics, **values)
+
+    def submit(self, rows: int, task: ModelTask = ENCODE, first: float = 0, seconds: float = SOON) -> "asyncio.Task[Answer]":
+        values = np.arange(first, first + rows, dtype=np.float32)[:, None]
+        return asyncio.ensure_future(self.batcher.submit(task, values, time.monotonic() + seconds))
+
+    async def launches(self, count: int = 1) -> None:
+        for _ in range(count):
+            await asyncio.to_thread(self.engine.launched.get)
+
+    def step(self, count: int = 1) -> None:
+        self.engine.steps.release(count)
+
+    def dropped(self, cause: str) -> float:
+        return self.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": cause}) or 0.0
+
+
+@pytest.fixture
+async def driver() -> AsyncIterator[Driver]:
+    async with started() as driver:
+        yield driver
+
+
+class started:
+    def __init__(self, depth: int = 1, **limits: int) -> None:
+        self.arguments = (depth, limits)
+
+    async def __aenter__(self) -> Driver:
+        self.driver = Driver(self.arguments[0], **self.arguments[1])
+        await self.driver.batcher.start()
+        return self.driver
+
+    async def __aexit__(self, *_: object) -> None:
+        self.driver.step(1000)
+        await self.driver.batcher.close()
+
+
+async def test_a_lone_request_runs_at_once(driver: Driver) -> None:
+    answer = driver.submit(2)
+    await driver.launches()
+    assert repr(driver.batcher) == "<Batcher queued 0 images in 0 jobs, running 2>"
+    driver.step()
+    plus_one, negated = (await answer).arrays
+    assert plus_one.tolist() == [[1.0], [2.0]]
+    assert negated.tolist() == [[0.0], [-1.0]]
+    assert repr(driver.batcher) == "<Batcher queued 0 images in 0 jobs, running 0>"
+
+
+async def test_what_waits_while_a_batch_runs_is_the_next_batch(driver: Driver) -> None:
+    first = driver.submit(1)
+    await driver.launches()
+    others = [driver.submit(2, first=10 * i) for i in range(3)]
+    await asyncio.sleep(0)
+    assert repr(driver.batcher) == "<Batcher queued 6 images in 3 jobs, running 1>"
+    driver.step(2)
+    answers = await asyncio.gather(first, *others)
+    assert driver.engine.batches == [(ENCODE, [1]), (ENCODE, [2, 2, 2])]
+    assert [answer.arrays[0][0, 0] for answer in answers] == [1, 1, 11, 21]
+
+
+async def test_a_large_request_shares_every_batch_with_the_small_ones(driver: Driver) -> None:
+    large = driver.submit(20)
+    await driver.launches()
+    small = driver.submit(3, first=100)
+    await asyncio.sleep(0)
+    driver.step(2)
+    assert (await small).arrays[0].tolist() == [[101.0], [102.0], [103.0]]
+    assert not large.done()
+    driver.step()
+    assert (await large).arrays[0][:, 0].tolist() == list(range(1, 21))
+    assert driver.engine.batches == [(ENCODE, [8]), (ENCODE, [4, 3, 1]), (ENCODE, [7])]
+
+
+async def test_tasks_take_turns_and_never_share_a_batch(driver: Driver) -> None:
+    running = driver.submit(1)
+    await driver.launches()
+    waiting = [driver.submit(1, task) for task in (ENCODE, DECODE, ENCODE, DECODE)]
+    await asyncio.sleep(0)
+    driver.step(3)
+    await asyncio.gather(running, *waiting)
+    assert driver.engine.batches == [(ENCODE, [1]), (ENCODE, [1, 1]), (DECODE, [1, 1])]
+
+
+async def test_a_deep_engine_gets_the_next_batch_while_one_computes() -> None:
+    async with started(depth=2) as driver:
+        answers = [driver.submit(1)]
+        await driver.launches()
+        driver.step()
+        await answers[0]
+        held = driver.submit(8)
+        staged = driver.submit(8)
+        await driver.launches(2)  # neither has ended
+        driver.step(2)
+        await asyncio.gather(held, staged)
+
+
+@pytest.mark.parametrize(
+    ("limits", "rows", "detail"),
+    [
+        ({"max_queued_images": 5}, 6, "6 images would be queued; the limit is 5"),
+        ({"max_queued_bytes": 20}, 6, "24 bytes would be queued; the limit is 20"),
+    ],
+)
+async def test_a_full_queue_refuses_at_once(limits: dict[str, int], rows: int, detail: str) -> None:
+    async with started(**limits) as driver:
+        with pytest.raises(Problem, match=detail) as caught:
+            await driver.submit(rows)
+        assert caught.value.kind is Kind.OVERLOADED
+        assert driver.dropped("overloaded") == 1
+
+
+async def test_retry_after_is_the_time_the_queue_needs() -> None:
+    async with started(max_queued_images=10) as driver:
+        first = driver.submit(1)
+        await driver.launches()
+        driver.step()
+        await first
+        running = driver.submit(1)
+        await driver.launches()
+        waiting = driver.submit(10)
+        with pytest.raises(Problem) as caught:
+            await driver.submit(1)
+        rate = driver.batcher._images_per_second
+        assert caught.value.retry_after_seconds == pytest.approx(10 / rate)
+        driver.step(3)
+        await asyncio.gather(running, waiting)
+
+
+async def test_a_deadline_answers_the_request_and_frees_its_place(driver: Driver) -> None:
+    running = driver.submit(1)
+    await driver.launches()
+    late = driver.submit(4, seconds=0.0)
+    with pytest.raises(Problem, match="no answer within") as caught:
+        await late
+    assert caught.value.kind is Kind.DEADLINE
+    assert repr(driver.batcher) == "<Batcher queued 0 images in 1 jobs, running 1>"
+    assert driver.dropped("deadline") == 1
+    driver.step(2)
+    await running
+    await driver.submit(1)
+    assert [sizes for _, sizes in driver.engine.batches] == [[1], [1]]
+
+
+async def test_a_departed_client_is_not_computed(driver: Driver) -> None:
+    running = driver.submit(1)
+    await driver.launches()
+    departed, staying = driver.submit(5), driver.submit(2)
+    await asyncio.sleep(0)
+    departed.cancel()
+    driver.step(2)
+    await asyncio.gather(running, staying)
+    assert [sizes for _, sizes in driver.engine.batches] == [[1], [2]]
+    assert driver.dropped("disconnected") == 1
+
+
+async def test_a_client_that_departs_between_parts_costs_no_more_parts(driver: Driver) -> None:
+    large = driver.submit(20)
+    await driver.launches()
+    large.cancel()
+    await asyncio.gather(large, return_exceptions=True)
+    assert repr(driver.batcher) == "<Batcher queued 0 images in 1 jobs, running 8>"
+    driver.step(2)
+    await driver.submit(1)
+    assert [sizes for _, sizes in driver.engine.batches] == [[8], [1]]
+
+
+async def test_a_failed_batch_fails_its_requests_and_no_others(driver: Driver) -> None:
+    failing = driver.submit(12)
+    await driver.launches()
+    other = driver.submit(1, DECODE)
+    await asyncio.sleep(0)
+    driver.engine.error = MemoryError("out of memory")
+    driver.step()
+    with pytest.raises(Problem, match="the batch failed: out of memory") as caught:
+        await failing
+    assert caught.value.kind is Kind.DEVICE_FAULT
+    driver.engine.error = None
+    driver.step()
+    await other
+    assert driver.batcher.fault is None
+    assert driver.dropped("fault") == 1
+
+
+async def test_a_lost_device_answers_everyone_and_takes_no_more(driver: Driver) -> None:
+    requests = [driver.submit(1)]
+    await driver.launches()
+    requests += [driver.submit(1), driver.submit(1, DECODE)]
+    await asyncio.sleep(0)
+    driver.engine.lost, driver.engine.error = True, RuntimeError("CUDA error")
+    driver.step()
+    for request in requests:
+        with pytest.raises(Problem, match="CUDA error"):
+            await request
+    with pytest.raises(Problem, match="the device is lost: CUDA error"):
+        await driver.submit(1)
+    assert str(driver.batcher.fault) == "CUDA error"
+    assert repr(driver.batcher) == "<Batcher queued 0 images in 0 jobs, running 0>"
+
+
+async def test_an_engine_that_fails_to_launch_fails_the_batch(driver: Driver) -> None:
+    def refuse(task: ModelTask, parts: list[np.ndarray]) -> Held:
+        raise RuntimeError("no kernel")
+
+    driver.engine.launch = refuse  # type: ignore[method-assign]
+    with pytest.raises(Problem, match="the batch failed: no kernel"):
+        await driver.submit(1)
+
+
+async def test_parts_of_a_begun_answer_wait_for_room() -> None:
+    async with started(max_queued_images=4) as driver:
+        running = driver.submit(1)
+        await driver.launches()
+        filling = driver.submit(4)
+        await asyncio.sleep(0)
+        rows = np.zeros((2, 1), np.float32)
+        waiting = asyncio.ensure_future(driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + SOON))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        driver.step(3)
+        await asyncio.gather(running, filling)
+        assert (await waiting).arrays[0].tolist() == [[1.0], [1.0]]
+
+
+async def test_parts_that_find_no_room_in_time_are_refused() -> None:
+    async with started(max_queued_images=1) as driver:
+        rows = np.zeros((2, 1), np.float32)
+        with pytest.raises(Problem) as caught:
+            await driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + 0.05)
+        assert caught.value.kind is Kind.OVERLOADED
+
+
+async def test_closing_computes_what_waits_and_takes_no_more() -> None:
+    driver = Driver()
+    await driver.batcher.start()
+    requests = [driver.submit(5), driver.submit(5)]
+    await driver.launches()
+    closing = asyncio.ensure_future(driver.batcher.close())
+    await asyncio.sleep(0)
+    with pytest.raises(Problem, match="the service is stopping"):
+        await driver.submit(1)
+    driver.step(10)
+    await closing
+    assert [len((await request).arrays[0]) for request in requests] == [5, 5]
+
+
+async def test_a_failed_warm_up_is_raised_by_start() -> None:
+    driver = Driver()
+    driver.engine.warm_up_error = RuntimeError("no memory for graphs")
+    with pytest.raises(RuntimeError, match="no memory for graphs"):
+        await driver.batcher.start()
+
+
+async def test_times_and_sizes_are_measured(driver: Driver) -> None:
+    driver.step(2)
+    answer = await driver.submit(3)
+    assert answer.queue_seconds >= 0
+    assert answer.compute_seconds > 0
+    value = driver.metrics.registry.get_sample_value
+    assert value("vae_images_total", {"model": "m", "operation": "encode"}) == 3
+    assert value("vae_batch_images_sum") == 3
+    assert value("vae_queue_duration_seconds_count") == 1
+    assert value("vae_compute_duration_seconds_count") == 1
+
+
+def test_an_answer_for_a_closed_loop_is_dropped() -> None:
+    async def leave() -> Driver:
+        driver = Driver()
+        await driver.batcher.start()
+        driver.submit(1)
+        await driver.launches()
+        return driver
+
+    driver = asyncio.run(leave())
+    driver.step()
+    with driver.batcher._changed:
+        driver.batcher._is_closing = True
+        driver.batcher._changed.notify()
+    driver.batcher._thread.join(SOON)
+    assert not driver.batcher._thread.is_alive()
