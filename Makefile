@@ -1,9 +1,40 @@
 PYTHON ?= python3
 BIN := .venv/bin
+DATA := mnist fashion-mnist cifar10
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
-.PHONY: help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+serve: .venv/serve ## serve the default bundle on port 8000, creating the environment first
+	$(BIN)/python -m app
+
+test: .venv/dev ## run the whole test suite
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
+
+check: .venv/dev ## lint, formatting, types, container files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cpu.yml
+
+format: .venv/dev ## put lint and formatting right where that is mechanical
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+data: .venv/dev ## fetch and verify the public data sets into data/
+	$(BIN)/python -m training data $(DATA)
+
+train: .venv/dev ## train and export one config: make train CONFIG=training/configs/mnist.toml
+	$(BIN)/python -m training train $(CONFIG)
+	$(BIN)/python -m training export $(CONFIG)
+
+bench: .venv/dev ## measure serving against plain FastAPI and a bare torch loop (needs wrk)
+	$(BIN)/python -m benchmarks.serving
+
+lock: .venv/dev ## write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --all-extras --no-emit-index-url --no-annotate --python-version 3.11 \
+	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .venv/serve: pyproject.toml requirements.lock
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
@@ -15,7 +46,4 @@ help: ## list the targets
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	touch $@ .venv/serve
 
-lock: ## write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile -q --universal --all-extras --no-emit-index-url --no-annotate --python-version 3.11 \
-	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
-.PHONY: lock
+.PHONY: help serve test check format data train bench lock

@@ -211,7 +211,10 @@ def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    document["components"]["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
+    schemas = document["components"]["schemas"]
+    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    for name in ("HTTPValidationError", "ValidationError"):  # how FastAPI's own errors would look
+        schemas.pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
             _describe_validation(operation["responses"])

@@ -70,11 +70,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _combine(self) -> Self:
-        if self.max_queued_images < self.max_images:
-            raise ValueError(
-                f"VAE_MAX_QUEUED_IMAGES={self.max_queued_images} is below VAE_MAX_IMAGES={self.max_images}: "
-                "the largest request could never be queued"
-            )
+        for queued, request in (("max_queued_images", "max_images"), ("max_queued_bytes", "max_body_bytes")):
+            if getattr(self, queued) < getattr(self, request):
+                shown = [f"{PREFIX}{name.upper()}={getattr(self, name)}" for name in (queued, request)]
+                raise ValueError(f"{shown[0]} is below {shown[1]}: the largest request could never be queued")
         return self
 
 

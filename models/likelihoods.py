@@ -79,11 +79,13 @@ class BetaBinomial(Likelihood):
 class LogisticMixture(Likelihood):
     """Discretised mixture of logistics, the outermost bins open (PixelCNN++, Salimans et al. 2017).
 
-    Parameters a pixel: K mixture logits, K locations and K log scales, the latter two in units where
-    the levels span −1 … 1.
+    Parameters a pixel: K mixture logits, then K locations and K log scales before their bounds. In units
+    where the levels span −1 … 1, a location is 1.25·tanh(l) and a log scale −3 + 4·tanh(s/4): unbounded
+    ones of components that a pixel does not use drift until their gradients are NaN.
     """
 
-    LOG_SCALE_FLOOR = -7.0
+    LOCATION_BOUND = 1.25
+    LOG_SCALE_CENTRE, LOG_SCALE_REACH = -3.0, 4.0
 
     def __init__(self, levels: int, components: int) -> None:
         super().__init__(levels)
@@ -92,7 +94,12 @@ class LogisticMixture(Likelihood):
 
     def _split(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
         logits, locations, log_scales = parameters.split(self.components, dim=2)
-        return F.log_softmax(logits, dim=2), locations, log_scales.clamp(min=self.LOG_SCALE_FLOOR)
+        reach = self.LOG_SCALE_REACH
+        return (
+            F.log_softmax(logits, dim=2),
+            self.LOCATION_BOUND * torch.tanh(locations),
+            self.LOG_SCALE_CENTRE + reach * torch.tanh(log_scales / reach),
+        )
 
     def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> Pixels:
         """Return logsumexp over components of log weight + log(cdf(upper edge) − cdf(lower edge)).

@@ -17,7 +17,7 @@ from training.distributed import Place, joined_processes
 from training.evaluation import evaluate
 from training.export import export_run
 from training.fetch import PUBLIC_SETS, FetchError, fetch
-from training.trainer import CHECKPOINT, Trainer, train
+from training.trainer import CHECKPOINT, Trainer, resume, train
 
 FAULTS = (ConfigError, DataError, FetchError, BundleError, FileExistsError, TypeError, ValueError)
 
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
+    if options.command != "train" and place.world_size > 1:
+        raise ConfigError(f"{options.command} runs in one process, not in {place.world_size}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     trainer = Trainer(config, load_dataset(config.data), place)
@@ -49,15 +51,16 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
                 file=sys.stderr,
             )
         return 0 if finished else 130
-    checkpoint = run_folder / CHECKPOINT
-    if not checkpoint.exists():
-        raise ConfigError(f"{checkpoint}: no such file; train the run first")
-    trainer.load_state(torch.load(checkpoint, map_location=place.device, weights_only=True))
+    if not resume(trainer, run_folder):
+        raise ConfigError(f"{run_folder / CHECKPOINT}: no such file; train the run first")
     if options.command == "evaluate":
         model = trainer.averaged_model.eval()
         if not isinstance(model, VAE):
             record = trainer.monitor()
-            print(f"autoencoder: distortion {record['test_distortion']:.4f} bits/dim on test images, no ELBO")
+            print(
+                f"autoencoder: distortion {record['test_distortion']:.4f} bits/dim"
+                f" on {len(trainer.monitored)} test images, no ELBO"
+            )
             return 0
         _print(evaluate(model, trainer.dataset, config))
         return 0

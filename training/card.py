@@ -25,7 +25,7 @@ tags: [vae, variational-autoencoder, {data_format}]
 | network | {family}, channels {widths}, {parameters:,} parameters |
 | latents | {latent_dim}, of which {active_dims} active (variance of mu over 0.01) |
 | likelihood | {likelihood} |
-| trained on | {train_images:,} images, {epochs} epochs |
+| trained on | {train_images:,} images, {epochs:g} epochs |
 
 Figures on {n:,} test images, seed {seed}, ± one standard error. {likelihood_note}
 
@@ -51,8 +51,8 @@ Images of another kind than the training data get encodings and scores without m
 """
 
 
-def model_card(config: RunConfig, model: VAE, metrics: Metrics, dataset: Dataset) -> str:
-    """Return the text of a bundle's README.md."""
+def model_card(config: RunConfig, model: VAE, metrics: Metrics, dataset: Dataset, epochs: float) -> str:
+    """Return the text of a bundle's README.md; `epochs` are those trained so far."""
     channels, height, width = dataset.shape
     network = model.config
     return TEMPLATE.format(
@@ -72,7 +72,7 @@ def model_card(config: RunConfig, model: VAE, metrics: Metrics, dataset: Dataset
         likelihood=_likelihood(model),
         likelihood_note=_likelihood_note(model),
         train_images=len(dataset.train),
-        epochs=config.optimisation.epochs,
+        epochs=epochs,
         n=metrics.n,
         seed=metrics.seed,
         negative_elbo=_nats(metrics.elbo, sign=-1),

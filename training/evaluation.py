@@ -122,6 +122,8 @@ def _batches(levels: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
 def _linear_accuracy(model: VAE, test_mu: np.ndarray, dataset: Dataset) -> float | None:
     if dataset.train_labels is None or dataset.test_labels is None:
         return None
+    if len(np.unique(dataset.train_labels)) < 2:  # a folder with one class has nothing to tell apart
+        return None
     train_mu = posterior_means(model, levels_on_device(model, dataset.train))
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(train_mu, dataset.train_labels)

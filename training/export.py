@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -43,25 +44,29 @@ def export_run(trainer: Trainer, destination: Path) -> Metrics:
         raise FileExistsError(f"{destination} exists; remove it, or export to another folder with --to")
     metrics = evaluate(model, trainer.dataset, trainer.config)
     latents = fit_aggregated_posterior(model, trainer.dataset, trainer.config)
-    save_bundle(
-        destination,
-        model,
-        latents=latents,
-        metrics=metrics,
-        training=provenance(trainer),
-        card=model_card(trainer.config, model, metrics, trainer.dataset),
-        golden_levels=levels_on_device(model, trainer.dataset.test[:GOLDEN_IMAGES]).cpu().numpy(),
-    )
-    draw_plots(model, trainer, latents, destination / "plots")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed once whole, plots included: a destination that exists is a finished bundle.
+    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as scratch:
+        unfinished = Path(scratch) / destination.name
+        save_bundle(
+            unfinished,
+            model,
+            latents=latents,
+            metrics=metrics,
+            training=provenance(trainer),
+            card=model_card(trainer.config, model, metrics, trainer.dataset, trainer.epoch),
+            golden_levels=levels_on_device(model, trainer.dataset.test[:GOLDEN_IMAGES]).cpu().numpy(),
+        )
+        draw_plots(model, trainer, latents, unfinished / "plots")
+        unfinished.rename(destination)
     return metrics
 
 
 def draw_plots(model: VAE, trainer: Trainer, latents: AggregatedPosterior, folder: Path) -> None:
     """Write every plot of a run to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
     test = trainer.dataset.test
-    if trainer.history:
-        plot_curves(trainer.history, folder / "curves.png")
+    plot_curves(trainer.history, folder / "curves.png")
     plot_reconstructions(model, test[:20], folder / "reconstructions.png")
     plot_samples(model, latents, "standard", folder / "samples-standard.png")
     plot_samples(model, latents, "aggregated", folder / "samples-aggregated.png")
@@ -95,7 +100,12 @@ def provenance(trainer: Trainer) -> Mapping[str, Any]:
 
 def _git_commit() -> str | None:
     command = ["git", "rev-parse", "HEAD"]
-    finished = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        finished = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # an image without git
+        return None
     return finished.stdout.strip() or None
 
 

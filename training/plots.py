@@ -85,7 +85,7 @@ def plot_latent_means(
     """Draw mu of test images on its first two principal components, coloured by label where there is one."""
     figure = Figure(figsize=(5.6, 5), layout="constrained")
     axes = figure.subplots()
-    points = PCA(min(2, mu.shape[1])).fit_transform(mu)[:shown]
+    points = PCA(min(2, *mu.shape)).fit_transform(mu)[:shown]
     first, second = points[:, 0], points[:, -1]
     if labels is None:
         axes.scatter(first, second, s=4, color=BLUE, alpha=0.5)

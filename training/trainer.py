@@ -8,11 +8,13 @@ see what the uninterrupted single one sees.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import pickle
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, dataset: Dataset, place: Place) -> None:
         self.config, self.dataset, self.place = config, dataset, place
+        place.share(config.optimisation.batch_size)  # refused here, before anything is written
         self.model = build_model(config, dataset.shape).to(place.device)
         self.images = levels_on_device(self.model, dataset.train)
         self.monitored = levels_on_device(self.model, dataset.test[:MONITORED_IMAGES])
@@ -88,6 +91,11 @@ class Trainer:
         self.skipped_steps = 0
         self.seconds = 0.0
         self.history: list[Record] = []
+
+    @property
+    def epoch(self) -> float:
+        """The number of epochs trained so far."""
+        return self.step / self.steps_per_epoch
 
     @property
     def beta(self) -> float:
@@ -145,9 +153,10 @@ class Trainer:
         drawn = normal_noise(self.config.seed, 0, len(self.monitored), self.config.model.latent_dim)
         noise = torch.from_numpy(drawn).to(self.place.device).unsqueeze(0)
         batches = zip(self.monitored.split(250), noise.split(250, dim=1), strict=True)
-        losses = [objective(levels, eps, beta=1.0) for levels, eps in batches]
+        total = len(self.monitored)
+        parts = [(objective(levels, eps, beta=1.0), len(levels) / total) for levels, eps in batches]
         return {
-            f"test_{name}": self._bits(torch.stack([getattr(loss, name) for loss in losses]).mean())
+            f"test_{name}": self._bits(sum(getattr(loss, name) * share for loss, share in parts))
             for name in ("distortion", "kl")
         }
 
@@ -177,9 +186,11 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; raise ValueError where it belongs to another config or other data."""
-        if state["config"] != self.config.model_dump_json():
+        if state["config"] != (config := self.config.model_dump_json()):
+            differences = _differences(json.loads(state["config"]), json.loads(config))
             raise ValueError(
-                "the checkpoint was made with another config; remove the run's folder to start anew"
+                "the checkpoint was made with another config; remove the run's folder to start anew\n  - "
+                + "\n  - ".join(differences)
             )
         if state["data_digest"] != self.dataset.digest:
             raise ValueError(f"the checkpoint saw data {state['data_digest']}, this is {self.dataset.digest}")
@@ -195,20 +206,43 @@ def train(trainer: Trainer, run_folder: Path) -> bool:
 
     Writes checkpoint.pt and TensorBoard events to `run_folder`, and resumes from a checkpoint there.
     """
-    checkpoint = run_folder / CHECKPOINT
-    if checkpoint.exists():
-        trainer.load_state(torch.load(checkpoint, map_location=trainer.place.device, weights_only=True))
+    resume(trainer, run_folder)
     run_folder.mkdir(parents=True, exist_ok=True)
     writer = SummaryWriter(str(run_folder / "tensorboard")) if trainer.place.is_first else None
     with _stop_requested() as stop_requested:
         while trainer.step < trainer.steps and not trainer.place.agree(bool(stop_requested)):
             record = _train_epoch(trainer, stop_requested)
-            if trainer.place.is_first:
-                _save(trainer.state(), checkpoint)
+            if writer is not None:
+                _save(trainer.state(), run_folder / CHECKPOINT)
                 _report(record, writer)
     if writer is not None:
         writer.close()
     return trainer.step >= trainer.steps
+
+
+def resume(trainer: Trainer, run_folder: Path) -> bool:
+    """Continue from the checkpoint in a run's folder; return whether there is one.
+
+    Raises ValueError where it is damaged, or belongs to another config or other data.
+    """
+    checkpoint = run_folder / CHECKPOINT
+    if not checkpoint.exists():
+        return False
+    try:
+        state = torch.load(checkpoint, map_location=trainer.place.device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint}: not a checkpoint, or damaged; remove it to start anew") from error
+    trainer.load_state(state)
+    return True
+
+
+def _differences(saved: Mapping[str, Any], current: Mapping[str, Any], table: str = "") -> Iterator[str]:
+    for key in sorted(saved.keys() | current.keys()):
+        before, now = saved.get(key), current.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now, f"{table}{key}.")
+        elif before != now:
+            yield f"{table}{key}: {before!r} in the checkpoint, {now!r} here"
 
 
 def _train_epoch(trainer: Trainer, stop_requested: list[int]) -> Record:
@@ -231,7 +265,7 @@ def _train_epoch(trainer: Trainer, stop_requested: list[int]) -> Record:
             if trainer.place.agree(bool(stop_requested)):
                 break
     record = {
-        "epoch": trainer.step / trainer.steps_per_epoch,
+        "epoch": trainer.epoch,
         "train_distortion": trainer._bits(torch.stack(distortions).mean()),
         "train_kl": trainer._bits(torch.stack(kls).mean()),
         "beta": trainer.beta,
@@ -243,18 +277,20 @@ def _train_epoch(trainer: Trainer, stop_requested: list[int]) -> Record:
     return record
 
 
-def _report(record: Record, writer: SummaryWriter | None) -> None:
+def _report(record: Record, writer: SummaryWriter) -> None:
     parts = [f"{name} {value:.4f}" for name, value in record.items() if name.startswith(("train", "test"))]
     skipped = f"; {record['skipped_steps']} steps skipped so far"
     tqdm.write(f"epoch {record['epoch']:g} (bits/dim): " + ", ".join(parts) + skipped)
-    if writer is not None:
-        for name, value in record.items():
-            writer.add_scalar(name, value, round(record["epoch"] * 1000))
+    for name, value in record.items():
+        writer.add_scalar(name, value, round(record["epoch"] * 1000))
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".partial")
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # or the rename may reach the disk before the content
     os.replace(temporary, path)
 
 

@@ -65,7 +65,9 @@ class Driver:
         values = {"max_batch": 8, "max_queued_images": 100, "max_queued_bytes": 10_000, **limits}
         self.batcher = Batcher(self.engine, self.metrics, **values)
 
-    def submit(self, rows: int, task: ModelTask = ENCODE, first: float = 0, seconds: float = SOON) -> "asyncio.Task[Answer]":
+    def submit(
+        self, rows: int, task: ModelTask = ENCODE, first: float = 0, seconds: float = SOON
+    ) -> "asyncio.Task[Answer]":
         values = np.arange(first, first + rows, dtype=np.float32)[:, None]
         return asyncio.ensure_future(self.batcher.submit(task, values, time.monotonic() + seconds))
 
@@ -212,6 +214,7 @@ async def test_a_departed_client_is_not_computed(driver: Driver) -> None:
     departed, staying = driver.submit(5), driver.submit(2)
     await asyncio.sleep(0)
     departed.cancel()
+    await asyncio.gather(departed, return_exceptions=True)
     driver.step(2)
     await asyncio.gather(running, staying)
     assert [sizes for _, sizes in driver.engine.batches] == [[1], [2]]
@@ -246,6 +249,18 @@ async def test_a_failed_batch_fails_its_requests_and_no_others(driver: Driver) -
     assert driver.dropped("fault") == 1
 
 
+async def test_a_departed_client_is_not_counted_again_when_its_batch_fails(driver: Driver) -> None:
+    departed, staying = driver.submit(1), driver.submit(1, DECODE)
+    await driver.launches()
+    departed.cancel()
+    await asyncio.gather(departed, return_exceptions=True)
+    driver.engine.error = RuntimeError("fault")
+    driver.step(2)
+    with pytest.raises(Problem, match="fault"):
+        await staying
+    assert (driver.dropped("disconnected"), driver.dropped("fault")) == (1, 1)
+
+
 async def test_a_lost_device_answers_everyone_and_takes_no_more(driver: Driver) -> None:
     requests = [driver.submit(1)]
     await driver.launches()
@@ -278,7 +293,9 @@ async def test_parts_of_a_begun_answer_wait_for_room() -> None:
         filling = driver.submit(4)
         await asyncio.sleep(0)
         rows = np.zeros((2, 1), np.float32)
-        waiting = asyncio.ensure_future(driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + SOON))
+        waiting = asyncio.ensure_future(
+            driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + SOON)
+        )
         await asyncio.sleep(0)
         assert not waiting.done()
         driver.step(3)

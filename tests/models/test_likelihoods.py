@@ -28,6 +28,13 @@ def build(config: LikelihoodConfig) -> Likelihood:
     return build_likelihood(config, levels=2 if config.name == "bernoulli" else 256)
 
 
+def logistic(locations: Tensor, log_scale: float) -> Tensor:
+    """Parameters of one logistic a location, in units where the levels span −1 … 1, in a row of pixels."""
+    raw = [torch.zeros_like(locations), torch.atanh(locations / 1.25)]
+    raw.append(torch.full_like(locations, 4 * math.atanh((log_scale + 3) / 4)))
+    return torch.stack(raw).view(1, 1, 3, 1, -1)
+
+
 @pytest.mark.parametrize("config", LIKELIHOODS, ids=lambda c: f"{c.name}-{c.components}")
 @pytest.mark.parametrize("spread", [0.1, 3.0])
 def test_probabilities_of_a_pixel_sum_to_one(config: LikelihoodConfig, spread: float) -> None:
@@ -51,9 +58,7 @@ def test_mean_is_the_mean_of_the_table(config: LikelihoodConfig) -> None:
 def test_mean_of_a_logistic_is_near_that_of_the_table(scale_in_levels: float, tolerance: float) -> None:
     likelihood = LogisticMixture(256, components=1)
     locations = torch.linspace(-1.2, 1.2, 501, dtype=torch.float64)
-    parameters = torch.zeros(1, 1, 3, 1, 501, dtype=torch.float64)
-    parameters[0, 0, 1, 0] = locations
-    parameters[0, 0, 2, 0] = math.log(scale_in_levels * 2 / 255)
+    parameters = logistic(locations, math.log(scale_in_levels * 2 / 255))
     levels = torch.arange(256, dtype=torch.float64).view(-1, 1, 1, 1)
     expected = (table(likelihood, parameters) * levels).sum(0)
     assert (likelihood.mean(parameters)[0] - expected).abs().max() < tolerance
@@ -68,19 +73,29 @@ def test_beta_binomial_with_unit_concentrations_is_uniform() -> None:
 
 def test_a_narrow_logistic_gives_its_level_almost_all_the_mass() -> None:
     likelihood = LogisticMixture(256, components=1)
-    parameters = torch.tensor([0.0, 2 * 100 / 255 - 1, -7.0], dtype=torch.float64).view(1, 1, 3, 1, 1)
-    # scale e^-7 · 127.5 = 0.1163 levels: mass of the bin is tanh(0.5 / (2 · 0.1163))
-    torch.testing.assert_close(
-        table(likelihood, parameters)[100].item(), math.tanh(0.25 / (math.exp(-7) * 127.5)), rtol=1e-9, atol=0
-    )
+    parameters = logistic(torch.tensor([2 * 100 / 255 - 1], dtype=torch.float64), log_scale=-6.5)
+    mass = math.tanh(0.25 / (math.exp(-6.5) * 127.5))  # of half a level to either side
+    torch.testing.assert_close(table(likelihood, parameters)[100].item(), mass, rtol=1e-9, atol=0)
 
 
 def test_far_tails_stay_finite_in_single_precision() -> None:
     likelihood = LogisticMixture(256, components=1)
-    parameters = torch.tensor([0.0, 0.5, -20.0]).view(1, 1, 3, 1, 1)
+    parameters = logistic(torch.tensor([0.5]), log_scale=-6.5)
     log_prob = likelihood.log_prob(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), parameters)
-    # 1.5 − 1/255 to the upper edge of level 0, in scales of e^-7 (the floor)
-    torch.testing.assert_close(log_prob.item(), -(1.5 - 1 / 255) * math.exp(7), rtol=1e-5, atol=0)
+    # 1.5 − 1/255 to the upper edge of level 0, in scales
+    torch.testing.assert_close(log_prob.item(), -(1.5 - 1 / 255) * math.exp(6.5), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("extreme", [-1e4, 1e4])
+def test_gradients_of_extreme_parameters_are_finite(extreme: float) -> None:
+    likelihood = LogisticMixture(256, components=2)
+    parameters = torch.full((3, 1, 6, 1, 1), extreme)
+    parameters[:, :, ::2] *= -1
+    parameters.requires_grad_()
+    levels = torch.tensor([0, 100, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    likelihood.log_prob(levels, parameters).sum().backward()  # type: ignore[no-untyped-call]
+    assert parameters.grad is not None
+    assert parameters.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("config", LIKELIHOODS, ids=lambda c: f"{c.name}-{c.components}")

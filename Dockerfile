@@ -1,0 +1,58 @@
+# The image of the service, with the bundles of models/bundles inside.
+#
+#   docker build -t vaeserve .          with the torch that the package index gives: CUDA on Linux
+#   README.md, "Containers", says how to build the much smaller image for the CPU alone.
+
+# Give a digest (python@sha256:…) or a mirror's name here to hold the base still.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+
+FROM ${PYTHON_IMAGE} AS builder
+
+# pip reads these by itself; unset unless given with --build-arg.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+WORKDIR /build
+
+# The dependencies alone: this layer, which holds torch, stays while the code changes. pip compiles the bytecode
+# too, which a read-only root could not keep.
+COPY pyproject.toml requirements.lock ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > dependencies.txt \
+    && python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --no-cache-dir -c requirements.lock -r dependencies.txt
+
+# .dockerignore lets in the service and its bundles, nothing else.
+COPY . .
+RUN pip install --no-cache-dir --no-deps --target /srv/vaeserve . \
+    && chmod -R a+rX models/bundles
+
+
+FROM ${PYTHON_IMAGE}
+
+RUN groupadd --gid 10001 vaeserve \
+    && useradd --uid 10001 --gid vaeserve --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vaeserve
+
+# By size and by how seldom they change: a new version of the code or of a bundle is a layer of a few MB.
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /build/models/bundles /srv/vaeserve/models/bundles
+COPY --from=builder /srv/vaeserve /srv/vaeserve
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    VAE_HOST=0.0.0.0 \
+    VAE_PORT=8000
+
+WORKDIR /srv/vaeserve
+# By number, so that an orchestrator can tell that it is not root.
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+
+# Not urllib, which would send the question to a proxy named in the environment.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('localhost', int(os.environ['VAE_PORT']), timeout=4); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
+
+CMD ["python", "-m", "app"]

@@ -1,0 +1,47 @@
+"""Where and with what the figures were measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "orjson")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the processor, how many cores we may use, and how busy they are before we begin."""
+    return {
+        "cpu": cpu_model(Path("/proc/cpuinfo").read_text()),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average_before": os.getloadavg()[0],
+    }
+
+
+def cpu_model(cpuinfo: str) -> str:
+    """Return the first processor's name in the text of /proc/cpuinfo."""
+    names = (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions of Python and of what serves."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def describe_commit() -> str:
+    """Return the git commit, marked where files differ from it; "unknown" outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit} with changes" if _git("status", "--porcelain") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    shown = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    return shown.stdout.strip()

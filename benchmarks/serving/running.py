@@ -1,0 +1,197 @@
+"""Contenders while they run: each gives a case for each workload, to check and to measure."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.serving import wrk
+from benchmarks.serving.bundles import direct_posterior, golden_images
+from benchmarks.serving.contenders import COMPARISONS, LOOP, SERVERS, Comparison, Server
+from benchmarks.serving.measurement import Case, Measured, Sample
+from benchmarks.serving.processes import BenchmarkError, Process, free_port, started, wait_until_ready
+from benchmarks.serving.workloads import Body, Posterior, Workload, check_answer, read_json
+from models.bundle import bundle_path, load_bundle
+
+CHECKED_PASSES = 4  # answers checked on each connection, or as many as bring every body once
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every contender gets alike."""
+
+    bundle: str
+    threads: int
+    server_cpus: str | None
+    load_cpus: str | None
+    folder: Path  # for logs and bodies
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """Return our environment without settings of the service, with torch's threads and `extra`."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("VAE_")}
+        threads = str(self.threads)
+        return {**inherited, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **extra}
+
+
+@dataclass(frozen=True)
+class Posts:
+    """A workload's bodies, in memory and as files, and the posterior of every image in them."""
+
+    workload: Workload
+    bodies: Sequence[Body]
+    files: Sequence[Path]
+    posterior: Posterior
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that is ready."""
+
+    server: Server
+    setup: Setup
+    process: Process
+    port: int
+
+    def case(self, posts: Posts) -> Case:
+        """Return this server under a workload."""
+        workload = posts.workload
+        url = f"http://127.0.0.1:{self.port}{self.server.paths[workload]}"
+
+        def measure(seconds: int) -> Sample:
+            before = self.process.cpu_seconds()
+            load = wrk.drive(url, workload, posts.files, seconds, self.setup.load_cpus)
+            cpu_seconds = self.process.cpu_seconds() - before
+            return Sample(images=load.requests * workload.images, cpu_seconds=cpu_seconds, **asdict(load))
+
+        def check() -> None:
+            self._check(posts)
+
+        return Case((self.server.name, workload.name), measure, check)
+
+    def _check(self, posts: Posts) -> None:
+        # On as many connections as the load will have, so that batches form.
+        workload, bodies = posts.workload, posts.bodies
+        whose, path = f"{self.server.name}: {workload.name}", self.server.paths[workload]
+        headers = {"Content-Type": workload.content_type, "Accept": workload.accept}
+        passes = max(CHECKED_PASSES, -(-len(bodies) // workload.connections))
+
+        def one_connection(number: int) -> None:
+            client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=wrk.ANSWER_SECONDS)
+            with closing(client):
+                for turn in range(passes):
+                    body = bodies[(number + turn * workload.connections) % len(bodies)]
+                    client.request("POST", path, body.content, headers)
+                    response = client.getresponse()
+                    answer = response.read()
+                    if response.status != 200:
+                        raise BenchmarkError(f"{whose}: status {response.status}: {answer[:500]!r}")
+                    check_answer(workload.read(answer), _rows(posts.posterior, body.rows), whose)
+
+        with ThreadPoolExecutor(workload.connections) as pool:
+            list(pool.map(one_connection, range(workload.connections)))
+
+
+@dataclass(frozen=True)
+class RunningLoop:
+    """The bare torch loop in its own process."""
+
+    process: Process
+
+    def case(self, batch: int, posterior: Posterior) -> Case:
+        """Return the loop at a batch size."""
+
+        def measure(seconds: int) -> Sample:
+            before = self.process.cpu_seconds()
+            found = json.loads(self._ask({"batch": batch, "seconds": seconds}))
+            cpu_seconds = self.process.cpu_seconds() - before
+            return Sample(images=found["requests"] * batch, cpu_seconds=cpu_seconds, **found)
+
+        def check() -> None:
+            answer = read_json(self._ask({"batch": batch}).encode())
+            wanted = _rows(posterior, np.arange(batch) % len(posterior["mu"]))
+            check_answer(answer, wanted, f"{LOOP}: batch {batch}")
+
+        return Case((LOOP, f"batch {batch}"), measure, check)
+
+    def _ask(self, task: Mapping[str, int]) -> str:
+        stdin, stdout = self.process.popen.stdin, self.process.popen.stdout
+        assert stdin is not None
+        assert stdout is not None
+        print(json.dumps(task), file=stdin, flush=True)
+        answer = stdout.readline()
+        if not answer:
+            self.process.popen.wait()
+            self.process.raise_if_ended()
+        return answer
+
+
+@contextmanager
+def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
+    """Start every contender and give what there is to measure; all are ended when the block is left."""
+    bundle = load_bundle(bundle_path(setup.bundle))
+    images = golden_images(bundle)
+    posterior = direct_posterior(bundle, images)
+    workloads = dict.fromkeys(workload for server in SERVERS for workload in server.paths)
+    posts = [_write_posts(workload, images, posterior, setup.folder) for workload in workloads]
+    with ExitStack() as stack:
+        servers = [stack.enter_context(_started_server(server, setup)) for server in SERVERS]
+        loop = stack.enter_context(_started_loop(setup))
+        yield [_measured(comparison, posts, servers, loop) for comparison in COMPARISONS]
+
+
+def _measured(
+    comparison: Comparison, posts: Sequence[Posts], servers: Sequence[RunningServer], loop: RunningLoop
+) -> Measured:
+    cases = [
+        running.case(post)
+        for post in posts
+        if post.workload in comparison.workloads
+        for running in servers
+        if post.workload in running.server.paths
+    ]
+    cases += [loop.case(batch, posts[0].posterior) for batch in comparison.loop_batches]
+    by_name = {case.name: case for case in cases}
+    return Measured(comparison.title, cases, [by_name[name] for name in comparison.references])
+
+
+def _write_posts(workload: Workload, images: np.ndarray, posterior: Posterior, folder: Path) -> Posts:
+    bodies = workload.bodies(images)
+    place = folder / workload.name
+    place.mkdir()
+    files = [place / str(number) for number in range(len(bodies))]
+    for file, body in zip(files, bodies, strict=True):
+        file.write_bytes(body.content)
+    return Posts(workload, bodies, files, posterior)
+
+
+def _rows(posterior: Posterior, rows: np.ndarray) -> Posterior:
+    return {name: array[rows] for name, array in posterior.items()}
+
+
+@contextmanager
+def _started_server(server: Server, setup: Setup) -> Iterator[RunningServer]:
+    port = free_port()
+    values = {"bundle": setup.bundle, "port": port, "threads": setup.threads}
+    command = [sys.executable, *(part.format(**values) for part in server.command)]
+    environment = setup.environment({name: v.format(**values) for name, v in server.environment.items()})
+    log = setup.folder / f"{server.name}.log"
+    with started(command, log=log, environment=environment, cpus=setup.server_cpus) as process:
+        wait_until_ready(process, f"http://127.0.0.1:{port}{server.ready}")
+        yield RunningServer(server, setup, process, port)
+
+
+@contextmanager
+def _started_loop(setup: Setup) -> Iterator[RunningLoop]:
+    command = [sys.executable, "-m", "benchmarks.serving.torch_loop", setup.bundle]
+    log, environment, cpus = setup.folder / f"{LOOP}.log", setup.environment({}), setup.server_cpus
+    with started(command, log=log, environment=environment, cpus=cpus, has_pipes=True) as process:
+        yield RunningLoop(process)

@@ -1,0 +1,59 @@
+"""The load generator: wrk, told what to send by wrk.lua."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.serving.processes import BenchmarkError, pinned
+from benchmarks.serving.workloads import Workload
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+ANSWER_SECONDS = 30  # an answer later than this is an error
+MISSING = "wrk is not installed; on Debian and Ubuntu: apt-get install wrk"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw: answers, and how long they took."""
+
+    requests: int
+    seconds: float
+    p50_seconds: float
+    p99_seconds: float
+
+
+def version() -> str:
+    """Return wrk's version; raise BenchmarkError saying how to install it where there is none."""
+    if shutil.which("wrk") is None:
+        raise BenchmarkError(MISSING)
+    shown = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False)  # its status is 1
+    return shown.stdout.split()[1]
+
+
+def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cpus: str | None) -> Load:
+    """Send a workload's bodies to `url` for some seconds; raise BenchmarkError for any failed request."""
+    command = ["wrk", "--threads", "1", "--connections", str(workload.connections)]
+    command += ["--duration", f"{seconds}s", "--timeout", f"{ANSWER_SECONDS}s", "--script", str(SCRIPT), url]
+    command += ["--", workload.content_type, workload.accept, *map(str, bodies)]
+    timeout = seconds + 2 * ANSWER_SECONDS
+    shown = subprocess.run(
+        pinned(command, cpus), capture_output=True, text=True, check=False, timeout=timeout
+    )
+    if shown.returncode != 0:
+        raise BenchmarkError(f"wrk ended with status {shown.returncode}: {shown.stderr or shown.stdout}")
+    return parse(shown.stdout)
+
+
+def parse(output: str) -> Load:
+    """Read the line that wrk.lua ends with; raise BenchmarkError where any request failed."""
+    found = json.loads(output.splitlines()[-1])
+    failed = {name: count for name, count in found.items() if name.endswith("_errors") and count}
+    if failed or not found["requests"]:
+        listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items())
+        raise BenchmarkError(f"{found['requests']} requests answered, {listed or 'no errors'}")
+    return Load(**{name: value for name, value in found.items() if not name.endswith("_errors")})

@@ -1,0 +1,148 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from app.engine import CpuEngine, build_engine
+from app.operations import SCORES, ModelTask, Operation, example_rows
+from app.settings import Settings
+from models.bundle import Bundle
+from models.objectives import bounds
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def engine(grey: Bundle, colour: Bundle) -> CpuEngine:
+    engine = CpuEngine([grey, colour], threads=1)
+    engine.warm_up()
+    return engine
+
+
+def images(bundle: Bundle, count: int) -> np.ndarray:
+    channels, height, width = bundle.config.input.shape
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
+
+
+def direct_encode(bundle: Bundle, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    with torch.inference_mode():
+        levels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        mu, logvar = bundle.model.encode(bundle.model.normalise(levels))
+    return mu.numpy(), logvar.numpy()
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_encode_is_identical_to_the_bundle_at_the_same_batch_shape(
+    engine: CpuEngine, colour: Bundle, count: int
+) -> None:
+    pixels = images(colour, count)
+    mu, logvar = engine.launch(ModelTask("colour", Operation.ENCODE), [pixels]).result()
+    expected_mu, expected_logvar = direct_encode(colour, pixels)
+    np.testing.assert_array_equal(mu, expected_mu)
+    np.testing.assert_array_equal(logvar, expected_logvar)
+
+
+@pytest.mark.parametrize("position", [0, 3, 63])
+def test_encode_is_the_same_at_any_batch_position_and_size(
+    engine: CpuEngine, grey: Bundle, position: int
+) -> None:
+    pixels = images(grey, 64)
+    task = ModelTask("grey", Operation.ENCODE)
+    together = engine.launch(task, [pixels]).result()[0]
+    alone = engine.launch(task, [pixels[position : position + 1]]).result()[0]
+    assert np.abs(together[position] - alone[0]).max() <= 1e-5 * np.abs(alone).max()
+
+
+def test_parts_are_one_batch(engine: CpuEngine, grey: Bundle) -> None:
+    pixels = images(grey, 9)
+    task = ModelTask("grey", Operation.ENCODE)
+    parts = engine.launch(task, [pixels[:4], pixels[4:5], pixels[5:]]).result()
+    np.testing.assert_array_equal(parts[0], engine.launch(task, [pixels]).result()[0])
+
+
+def test_read_only_rows_are_taken(engine: CpuEngine, grey: Bundle) -> None:
+    pixels = images(grey, 2)
+    pixels.flags.writeable = False
+    assert engine.launch(ModelTask("grey", Operation.ENCODE), [pixels]).result()[0].shape == (2, 4)
+
+
+def test_decode_gives_the_rounded_means(engine: CpuEngine, colour: Bundle) -> None:
+    z = np.random.default_rng(1).standard_normal((5, 3), np.float32)
+    (decoded,) = engine.launch(ModelTask("colour", Operation.DECODE), [z]).result()
+    with torch.inference_mode():
+        x_hat = colour.model.x_hat(torch.from_numpy(z)).numpy()
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, np.rint((x_hat + 1) * 127.5).clip(0, 255).transpose(0, 2, 3, 1))
+
+
+def test_reconstruct_is_decode_of_mu(engine: CpuEngine, colour: Bundle) -> None:
+    pixels = images(colour, 6)
+    mu = engine.launch(ModelTask("colour", Operation.ENCODE), [pixels]).result()[0]
+    expected = engine.launch(ModelTask("colour", Operation.DECODE), [mu]).result()[0]
+    np.testing.assert_array_equal(
+        engine.launch(ModelTask("colour", Operation.RECONSTRUCT), [pixels]).result()[0], expected
+    )
+
+
+def test_scores_are_the_bounds_with_the_same_noise_for_every_image(engine: CpuEngine, grey: Bundle) -> None:
+    pixels = images(grey, 5)
+    scores = engine.launch(ModelTask("grey", Operation.SCORE, 20), [pixels]).result()
+    alone = engine.launch(ModelTask("grey", Operation.SCORE, 20), [pixels[3:4]]).result()
+    for name, together, single in zip(SCORES, scores, alone, strict=True):
+        assert together.shape == (5,)
+        np.testing.assert_allclose(together[3], single[0], rtol=1e-5, err_msg=name)
+    elbo, nll, kl, distortion = scores
+    np.testing.assert_allclose(elbo, -(kl + distortion), rtol=1e-6)
+    assert (nll <= -elbo + 1e-3).all()
+
+
+def test_scores_do_not_depend_on_how_samples_are_split(engine: CpuEngine, grey: Bundle) -> None:
+    pixels = images(grey, 3)
+    eps = torch.randn(300, 1, 4)
+    with torch.inference_mode():
+        levels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        expected = bounds(grey.model, levels, eps.expand(-1, 3, -1))
+    assert expected["nll"].shape == (3,)
+    scores = engine.launch(ModelTask("grey", Operation.SCORE, 300), [pixels]).result()
+    np.testing.assert_allclose(scores[2], expected["kl"].numpy(), rtol=1e-5)
+
+
+def test_example_rows_fit_each_operation(colour: Bundle) -> None:
+    assert example_rows(colour.model, Operation.DECODE, 2).shape == (2, 3)
+    assert example_rows(colour.model, Operation.ENCODE, 2).shape == (2, 16, 12, 3)
+
+
+def test_threads_are_torch_s_own_unless_set(grey: Bundle) -> None:
+    engine = CpuEngine([grey], threads=None)
+    engine.warm_up()
+    assert str(engine) == "cpu, 1 thread(s)"
+    assert str(CpuEngine([grey], threads=3)) == "cpu, 3 thread(s)"
+    assert not engine.is_lost()
+
+
+def test_the_cpu_is_used_where_there_is_no_gpu(grey: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert isinstance(build_engine([grey], Settings()), CpuEngine)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(device="cuda:1"), "VAE_DEVICE=cuda:1: there are 0 CUDA devices"),
+        (Settings(precision="bf16"), "VAE_PRECISION=bf16 needs CUDA, and the device is the CPU"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    grey: Bundle, settings: Settings, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=message):
+        build_engine([grey], settings)

@@ -1,0 +1,126 @@
+"""The OpenAPI document, held against the running server."""
+
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from app.errors import MEDIA_TYPE, Kind
+from app.openapi import problem_example
+
+ROUTES = {
+    "/encode": {"application/json", "application/x-safetensors", "application/x-npy"},
+    "/decode": {
+        "application/json",
+        "image/png",
+        "application/x-npy",
+        "application/x-safetensors",
+        "application/zip",
+    },
+    "/score": {"application/json"},
+}
+ROUTES["/reconstruct"] = ROUTES["/sample"] = ROUTES["/decode"]
+
+
+@pytest.fixture
+def document(client: httpx.Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+def validate(value: object, schema: dict[str, Any], document: dict[str, Any]) -> None:
+    jsonschema.validate(value, {**schema, "components": document["components"]})
+
+
+def operation(document: dict[str, Any], route: str) -> dict[str, Any]:
+    methods: dict[str, Any] = document["paths"][route]
+    (found,) = methods.values()
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("route", ["/encode", "/reconstruct", "/score", "/decode"])
+def test_a_request_s_example_gets_the_answer_that_is_described(
+    client: httpx.Client, document: dict[str, Any], route: str
+) -> None:
+    described = operation(document, route)
+    content = described["requestBody"]["content"]["application/json"]
+    validate(content["example"], content["schema"], document)
+    response = client.post(route, json=content["example"])
+    assert response.status_code == 200
+    validate(
+        response.json(), described["responses"]["200"]["content"]["application/json"]["schema"], document
+    )
+
+
+@pytest.mark.parametrize("path", ["/sample", "/models", "/models/grey", "/health/live", "/health/ready"])
+def test_a_get_s_answer_is_as_described(client: httpx.Client, document: dict[str, Any], path: str) -> None:
+    route = path.replace("grey", "{id}")
+    schema = operation(document, route)["responses"]["200"]["content"]["application/json"]["schema"]
+    validate(client.get(path).json(), schema, document)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_described_media_type_is_answered(
+    client: httpx.Client, document: dict[str, Any], route: str
+) -> None:
+    described = operation(document, route)
+    answers = set(described["responses"]["200"]["content"])
+    assert answers == ROUTES[route]
+    for media_type in answers:
+        body = described.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+        response = client.request("POST" if body else "GET", route, json=body, headers={"Accept": media_type})
+        assert response.status_code == 200
+        assert response.headers["content-type"] == media_type
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "content", "kind"),
+    [
+        ("POST", "/encode", {"Content-Type": "image/png"}, b"not an image", Kind.MALFORMED),
+        ("GET", "/models/nope", {}, None, Kind.UNKNOWN_MODEL),
+        ("POST", "/score", {"Accept": "text/html"}, b"x", Kind.NOT_ACCEPTABLE),
+        ("POST", "/decode", {"Content-Type": "text/plain"}, b"x", Kind.UNSUPPORTED_MEDIA_TYPE),
+        ("POST", "/encode", {"Content-Type": "application/json"}, b"{}", Kind.INVALID),
+        ("GET", "/sample?n=0", {}, None, Kind.INVALID),
+        ("POST", "/encode", {"Content-Type": "application/json"}, bytes((32 << 20) + 1), Kind.TOO_LARGE),
+    ],
+)
+def test_a_problem_is_as_its_example(
+    client: httpx.Client,
+    document: dict[str, Any],
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    content: bytes | None,
+    kind: Kind,
+) -> None:
+    response = client.request(method, path, headers=headers, content=content)
+    route = path.partition("?")[0].replace("nope", "{id}")
+    described = operation(document, route)["responses"][str(response.status_code)]["content"][MEDIA_TYPE]
+    example = described["examples"][kind.slug]["value"]
+    answered = response.json()
+    assert {name: answered[name] for name in ("type", "title", "status")} == {
+        name: example[name] for name in ("type", "title", "status")
+    }
+    assert response.headers["content-type"] == MEDIA_TYPE
+    validate(answered, described["schema"], document)
+
+
+def test_every_problem_example_fits_its_schema(document: dict[str, Any]) -> None:
+    schema = document["components"]["schemas"]["ProblemDocument"]
+    for operations in document["paths"].values():
+        for described in operations.values():
+            for status, answer in described["responses"].items():
+                for slug, example in (
+                    answer.get("content", {}).get(MEDIA_TYPE, {}).get("examples", {}).items()
+                ):
+                    validate(example["value"], schema, document)
+                    assert str(example["value"]["status"]) == status
+                    assert example["value"]["type"].endswith(slug)
+
+
+def test_no_description_of_another_error_format_is_left(document: dict[str, Any]) -> None:
+    assert "HTTPValidationError" not in str(document)
+    assert problem_example(Kind.DEADLINE)["status"] == 504

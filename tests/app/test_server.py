@@ -1,0 +1,252 @@
+"""The process around the application: loading, departures, deadlines, overload, draining, exit status."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from starlette.types import Message, Scope
+
+from app.batcher import Pending
+from app.engine import CpuEngine
+from app.metrics import Metrics
+from app.operations import ModelTask
+from app.server import MeasuredRequests
+from tests.app.conftest import Running, running
+from tests.app.test_routes import NPY, npy, problem
+
+ROOT = Path(__file__).parents[2]
+IMAGE = npy(np.zeros((1, 8, 8), np.uint8))
+
+
+class Gate:
+    """Holds every batch of every CPU engine until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.opened = threading.Semaphore(0), threading.Event()
+        self.error: Exception | None = None
+        launch = CpuEngine.launch
+
+        def held(engine: CpuEngine, task: ModelTask, parts: list[np.ndarray]) -> Pending:
+            self.entered.release()
+            assert self.opened.wait(30)
+            if self.error is not None:
+                raise self.error
+            return launch(engine, task, parts)
+
+        monkeypatch.setattr(CpuEngine, "launch", held)
+        monkeypatch.setattr(CpuEngine, "warm_up", lambda engine: None)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.opened.set()
+
+
+def post(server: Running) -> httpx.Response:
+    return server.client.post("/encode", content=IMAGE, headers={"Content-Type": NPY})
+
+
+@contextmanager
+def posted(server: Running) -> Iterator["list[httpx.Response]"]:
+    """Post an image in a thread; the answer is in the list after the block."""
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(post(server)))
+    thread.start()
+    yield answers
+    thread.join(30)
+
+
+def test_requests_are_refused_with_retry_after_while_the_models_load(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+
+    def slow(names: tuple[str, ...]) -> object:
+        assert may_load.wait(30)
+        return load_bundles(names)
+
+    from app.service import load_bundles
+
+    monkeypatch.setattr("app.service.load_bundles", slow)
+    monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
+    with running(bundle_folder) as server:
+        assert server.client.get("/health/live").status_code == 200
+        for response in (server.client.get("/health/ready"), post(server), server.client.get("/models")):
+            problem(response, 503, "not-ready", "loading")
+            assert int(response.headers["retry-after"]) >= 1
+        assert (
+            "example"
+            not in server.client.get("/openapi.json").json()["paths"]["/encode"]["post"]["requestBody"]
+        )
+        may_load.set()
+        while server.service.not_ready == "loading":
+            server.thread.join(0.01)
+        assert post(server).status_code == 200
+
+
+def test_a_passed_deadline_is_504(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder, deadline_seconds=0.05) as server:
+        problem(post(server), 504, "deadline", "no answer within")
+        gate.opened.set()
+
+
+def test_a_full_queue_is_429_with_retry_after(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder, max_queued_images=1, max_images=1) as server, posted(server) as first:
+        gate.entered.acquire()
+        with posted(server) as second:
+            while "queued 1 images" not in repr(server.service.batcher):
+                server.thread.join(0.01)
+            response = post(server)
+            problem(response, 429, "overloaded", "2 images would be queued; the limit is 1")
+            assert response.headers["retry-after"] == "1"
+            gate.opened.set()
+    assert first[0].status_code == second[0].status_code == 200
+
+
+def test_work_of_a_departed_client_is_dropped_and_counted(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder) as server, posted(server):
+        gate.entered.acquire()
+        address = (server.client.base_url.host, server.client.base_url.port)
+        head = (
+            f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY}\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+        )
+        with socket.create_connection(address) as connection:
+            connection.sendall(head.encode() + IMAGE)
+            while "queued 1 images" not in repr(server.service.batcher):
+                server.thread.join(0.01)
+        while "queued 0 images" not in repr(server.service.batcher):
+            server.thread.join(0.01)
+        value = server.service.metrics.registry.get_sample_value
+        assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
+        while not value("vae_requests_total", {"route": "/encode", "status": "499"}):
+            server.thread.join(0.01)
+        gate.opened.set()
+
+
+def test_a_failed_batch_is_503_and_the_service_stays_ready(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder) as server:
+        gate.error = MemoryError("out of memory")
+        gate.opened.set()
+        problem(post(server), 503, "device-fault", "the batch failed: out of memory")
+        gate.error = None
+        assert post(server).status_code == 200
+
+
+def test_a_lost_device_turns_readiness_and_liveness_off(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(bundle_folder) as server:
+        monkeypatch.setattr(CpuEngine, "is_lost", lambda engine: True)
+        gate.error = RuntimeError("CUDA error: an illegal memory access")
+        gate.opened.set()
+        problem(post(server), 503, "device-fault", "illegal memory access")
+        problem(server.client.get("/health/ready"), 503, "not-ready", "the device is lost")
+        problem(server.client.get("/health/live"), 503, "device-fault", "the device is lost")
+        problem(post(server), 503, "device-fault", "the device is lost")
+
+
+def test_draining_turns_readiness_off_and_still_answers(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder, drain_delay_seconds=30) as server, posted(server) as answers:
+        gate.entered.acquire()
+        server.server.handle_exit(signal.SIGTERM, None)
+        problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
+        gate.opened.set()
+        assert post(server).status_code == 200
+        server.server.handle_exit(signal.SIGTERM, None)  # told again: at once
+        server.thread.join(30)
+    assert answers[0].status_code == 200
+    assert server.server.exit_status() == 0
+
+
+def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder, max_queued_images=16, max_images=16) as server, posted(server):
+        gate.entered.acquire()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(server.client.get, "/sample?n=16")
+            while "queued 16 images" not in repr(server.service.batcher):
+                server.thread.join(0.01)
+            problem(server.client.get("/sample?n=200&format=npy"), 429, "overloaded")
+            gate.opened.set()
+            assert waiting.result().status_code == 200
+
+
+@pytest.mark.anyio
+async def test_requests_that_fail_before_their_answer_count_as_500() -> None:
+    async def broken(scope: Scope, receive: object, send: object) -> None:
+        raise RuntimeError
+
+    metrics = Metrics()
+    measured = MeasuredRequests(broken, metrics)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None: ...
+
+    with pytest.raises(RuntimeError):
+        await measured({"type": "http"}, receive, send)
+    assert metrics.registry.get_sample_value("vae_requests_total", {"route": "other", "status": "500"}) == 1
+
+
+def serve(*, models: str = "", **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "VAE_MODELS": models, "VAE_PORT": "0", "VAE_DEVICE": "cpu", **variables}
+    command = [sys.executable, "-m", "app"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def until(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stderr is not None
+    return next(line for line in process.stderr if word in line)
+
+
+def test_sigterm_exits_zero_once_ready(bundle_folder: Path) -> None:
+    process = serve(models=str(bundle_folder / "grey"))
+    assert "grey on cpu" in until(process, "ready in")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
+def test_a_broken_bundle_exits_one_and_is_never_ready(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    status, errors = finish(serve(models=str(tmp_path / "broken")))
+    assert status == 1
+    assert "config.json: missing" in errors
+    assert "ready in" not in errors
+
+
+def test_two_bundles_of_one_name_exit_one(bundle_folder: Path) -> None:
+    path = str(bundle_folder / "grey")
+    status, errors = finish(serve(models=f"{path},{path}"))
+    assert status == 1
+    assert "two bundles are called 'grey'" in errors
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"VAE_MAX_BATCH": "none"}, "VAE_MAX_BATCH: Input should be a valid integer"),
+        ({"VAE_MAX_IMAGES": "100000"}, "settings: Value error, VAE_MAX_QUEUED_IMAGES=8192 is below"),
+        ({"VAE_MAXBATCH": "1"}, "no such setting: VAE_MAXBATCH"),
+    ],
+)
+def test_wrong_settings_exit_two(variables: dict[str, str], words: str) -> None:
+    status, errors = finish(serve(models="x", **variables))
+    assert status == 2
+    assert words in errors

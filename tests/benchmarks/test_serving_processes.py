@@ -1,0 +1,68 @@
+"""What was started is awaited, and ended with all it started, whatever happens."""
+
+import os
+import select
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
+
+# A leader that refuses to go when asked, with a child of its own; it says the child's number and waits.
+STUBBORN = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+while True:
+    signal.pause()
+"""
+SERVER = """
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+HTTPServer(("127.0.0.1", {port}), SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def test_a_failure_in_the_block_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.serving.processes.STOP_SECONDS", 0.1)
+    command = [sys.executable, "-c", STUBBORN]
+    ends = []
+
+    def fail_while_it_runs() -> None:
+        with started(command, log=tmp_path / "log", environment=os.environ, has_pipes=True) as process:
+            assert process.popen.stdout is not None
+            child = int(process.popen.stdout.readline())
+            ends.extend([os.pidfd_open(process.popen.pid), os.pidfd_open(child)])
+            raise RuntimeError("wrong answer")
+
+    with pytest.raises(RuntimeError, match="wrong answer"):
+        fail_while_it_runs()
+    for end in ends:
+        assert select.select([end], [], [], 30)[0] == [end]  # readable once the process is no more
+        os.close(end)
+
+
+def test_a_server_is_awaited_until_it_answers(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", SERVER.format(port=port)]
+    with started(command, log=tmp_path / "server.log", environment=os.environ) as process:
+        wait_until_ready(process, f"http://127.0.0.1:{port}/")
+        assert process.cpu_seconds() > 0
+
+
+def test_a_server_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such bundle')"]
+    with started(command, log=tmp_path / "peer.log", environment=os.environ) as process:
+        process.popen.wait()
+        with pytest.raises(BenchmarkError, match=r"peer ended with status 1; .*\nno such bundle"):
+            wait_until_ready(process, "http://127.0.0.1:9/")
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "input()"]
+    with (
+        started(command, log=tmp_path / "peer.log", environment=os.environ, has_pipes=True) as process,
+        pytest.raises(BenchmarkError, match=r"^peer was not ready after 0\.1 s at http://127\.0\.0\.1"),
+    ):
+        wait_until_ready(process, f"http://127.0.0.1:{free_port()}/", timeout_seconds=0.1)
