@@ -8,6 +8,7 @@ graphs can share one memory pool.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +91,7 @@ class CudaEngine:
         torch.backends.cuda.matmul.fp32_precision = precision
         self._stream = torch.cuda.Stream(self._device)
         self._pool = torch.cuda.graph_pool_handle()
-        self._models = {bundle.id: bundle.model.to(self._device) for bundle in self._bundles}
+        self._models = {bundle.id: deepcopy(bundle.model).to(self._device) for bundle in self._bundles}
         torch.cuda.synchronize(self._device)
         for name in self._models:
             for operation in GRAPHABLE:

@@ -111,7 +111,9 @@ class RunConfig(Section):
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="names the run and its bundle")
     description: str = Field(default="", description="one sentence for the model card")
-    license: str = Field(default="other", description="of the data, for the model card")
+    license: str = Field(
+        default="other", pattern=r"^[a-z0-9][a-z0-9.-]*$", description="a hub's identifier, of the data"
+    )
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     threads: int | None = Field(
         default=None, ge=1, description="of torch on the CPU; its own choice by default"

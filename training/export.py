@@ -106,7 +106,7 @@ def _git_commit() -> str | None:
         )
     except FileNotFoundError:  # an image without git
         return None
-    return finished.stdout.strip() or None
+    return finished.stdout.strip() if finished.returncode == 0 else None
 
 
 def _device_name(device: torch.device) -> str:

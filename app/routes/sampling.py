@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -84,6 +85,7 @@ async def _parts(
 
 
 async def _chain(first: ImageChunk, rest: AsyncGenerator[ImageChunk]) -> AsyncGenerator[ImageChunk]:
-    yield first
-    async for chunk in rest:
-        yield chunk
+    async with aclosing(rest):
+        yield first
+        async for chunk in rest:
+            yield chunk

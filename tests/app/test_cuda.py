@@ -29,10 +29,8 @@ def engine(grey: Bundle, colour: Bundle) -> CudaEngine:
 
 
 @pytest.fixture
-def on_cpu(bundle_folder: object, grey: Bundle, colour: Bundle) -> CpuEngine:
-    from models.bundle import load_bundle
-
-    return CpuEngine([load_bundle(grey.path), load_bundle(colour.path)], threads=1)
+def on_cpu(grey: Bundle, colour: Bundle) -> CpuEngine:
+    return CpuEngine([grey, colour], threads=1)
 
 
 @pytest.mark.gpu

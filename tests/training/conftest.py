@@ -26,7 +26,7 @@ OPTIMISATION = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "warmup_ste
 EVALUATION = {"nll_samples": 8, "nll_images": 4, "mixture_components": 2}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """Leave the other cores alone, and undo what a run's `threads` sets."""
     before = torch.get_num_threads()
@@ -75,7 +75,7 @@ def tiny_trainer(dataset: Dataset | None = None, place: Place = HERE, **tables: 
 
 
 def write_run(folder: Path, dataset: Dataset | None = None, **tables: Any) -> Path:
-    """Write a tiny run's TOML file, and its data as npz unless `tables` say where they lie; return its path."""
+    """Write a tiny run's TOML file, and its data as npz unless `tables` say where they lie."""
     if "data" not in tables:
         written = dataset or tiny_dataset()
         tables["data"] = {"path": str(folder / "images.npz")}

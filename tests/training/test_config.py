@@ -150,6 +150,11 @@ def test_an_id_that_is_no_plain_folder_name_is_refused(path: Path, name: str) ->
     assert "id: String should match pattern" in fault_of(path, text)
 
 
+@pytest.mark.parametrize("license_text", ["CC BY 4.0", "other: mine", "mit\\nx: 1", ""])
+def test_a_license_that_would_break_the_model_cards_header_is_refused(path: Path, license_text: str) -> None:
+    assert "license: String should match pattern" in fault_of(path, f'license = "{license_text}"\n{MINIMAL}')
+
+
 def test_all_faults_are_named_at_once(path: Path) -> None:
     message = fault_of(path, "seed = -1\n[optimisation]\nepochs = 0\n")
     head, *faults = message.split("\n  - ")

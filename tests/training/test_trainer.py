@@ -25,13 +25,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def take_steps(trainer: Trainer, count: int) -> list[Loss]:
-    losses: list[Loss] = []
-    while len(losses) < count:
-        for indices in trainer.epoch_batches():
-            losses.append(trainer.train_step(indices))
-            if len(losses) == count:
-                break
-    return losses
+    return [trainer.train_step(next(trainer.epoch_batches())) for _ in range(count)]
 
 
 def gradient_norm(trainer: Trainer) -> float:
