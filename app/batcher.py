@@ -1,10 +1,11 @@
-"""Requests in, batches out, without a timer:
+"""Requests in, batches out, without a timer.
 
     submit ─► admission ─► a queue for each task ─► engine thread: take what waits, run, deliver ─► futures
 
 When the device is free it takes what is queued for the task whose turn it is, up to `max_batch` images.
 Every job that waits gets an equal share of the batch, and what the small ones leave is taken in turns: a
-large job is split, and small ones never wait for the whole of it. One lock guards the queues; the event loop is woken once a batch.
+large job is split, and small ones never wait for the whole of it. One lock guards the queues; the event
+loop is woken once a batch.
 """
 
 from __future__ import annotations

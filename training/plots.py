@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
 
 from models.priors import AggregatedPosterior, Prior, sample_latents
 from models.vae import VAE
@@ -85,7 +84,9 @@ def plot_latent_means(
     """Draw mu of test images on its first two principal components, coloured by label where there is one."""
     figure = Figure(figsize=(5.6, 5), layout="constrained")
     axes = figure.subplots()
-    points = PCA(min(2, *mu.shape)).fit_transform(mu)[:shown]
+    centred = mu - mu.mean(axis=0)
+    _, _, components = np.linalg.svd(centred, full_matrices=False)
+    points = centred[:shown] @ components[:2].T
     first, second = points[:, 0], points[:, -1]
     if labels is None:
         axes.scatter(first, second, s=4, color=BLUE, alpha=0.5)

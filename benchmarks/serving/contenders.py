@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.serving.measurement import Name
 from benchmarks.serving.workloads import NPY_256, PNG_BASE64, PNG_RAW, Workload
@@ -35,6 +35,17 @@ class Comparison:
     references: tuple[Name, ...]  # the cases that all others are divided by
 
 
+PLAIN_FASTAPI = Server(
+    name="fastapi",
+    command=(
+        *("-m", "uvicorn", "benchmarks.serving.plain_fastapi:app"),
+        *("--port", "{port}", "--no-access-log"),
+    ),
+    environment={"BUNDLE": "{bundle}"},
+    ready="/health",
+    paths={PNG_BASE64: "/encode", NPY_256: "/encode-npy"},
+)
+
 SERVERS = (
     Server(
         name="vaeserve",
@@ -48,16 +59,8 @@ SERVERS = (
         ready="/health/ready",
         paths={PNG_BASE64: "/encode", PNG_RAW: "/encode", NPY_256: "/encode"},
     ),
-    Server(
-        name="fastapi",
-        command=(
-            *("-m", "uvicorn", "benchmarks.serving.plain_fastapi:app"),
-            *("--port", "{port}", "--no-access-log"),
-        ),
-        environment={"BUNDLE": "{bundle}"},
-        ready="/health",
-        paths={PNG_BASE64: "/encode", NPY_256: "/encode-npy"},
-    ),
+    PLAIN_FASTAPI,
+    replace(PLAIN_FASTAPI, name="fastapi, def", paths={PNG_BASE64: "/encode-in-thread"}),
 )
 
 COMPARISONS = (
@@ -65,7 +68,7 @@ COMPARISONS = (
         "One image a request, answered in JSON; closed loop of 32 connections",
         workloads=(PNG_BASE64, PNG_RAW),
         loop_batches=(1, 32),
-        references=(("fastapi", PNG_BASE64.name), (LOOP, "batch 32")),
+        references=(("fastapi", PNG_BASE64.name), ("fastapi, def", PNG_BASE64.name), (LOOP, "batch 32")),
     ),
     Comparison(
         "256 images a request, npy to safetensors; closed loop of 4 connections",

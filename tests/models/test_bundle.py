@@ -16,7 +16,6 @@ from models.bundle import (
     golden_faults,
     golden_outputs,
     load_bundle,
-    save_bundle,
 )
 from models.bundle_files import SUMS
 from models.config import VAEConfig

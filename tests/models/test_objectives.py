@@ -79,7 +79,7 @@ def test_more_samples_tighten_the_bound() -> None:
     def mean_bound(samples: int) -> float:
         terms = [
             torch.cat(parts, dim=1)
-            for parts in zip(*(linear_gaussian_terms(samples)[:3] for _ in range(2000)))
+            for parts in zip(*(linear_gaussian_terms(samples)[:3] for _ in range(2000)), strict=True)
         ]
         return iwae_bound(*terms).mean().item()
 

@@ -6,7 +6,6 @@ import torch
 from models.config import InputConfig, LikelihoodConfig, VAEConfig
 from models.vae import VAE, Autoencoder, stage_sizes
 
-
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 9, 13), (3, 64, 64), (1, 8, 63)]
 LIKELIHOODS = [
     LikelihoodConfig(name="bernoulli"),

@@ -23,16 +23,16 @@ def fault_of(path: Path, text: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_config_parses_and_fits_its_data(path: Path) -> None:
+    config = read_config(path)
+    shape = config.data.shape or {"idx": (1, 28, 28), "cifar10": (3, 32, 32)}[config.data.format]
+    assert config.model.network(shape).input.shape == shape
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_a_shipped_config_parses_and_is_named_after_its_bundle(name: str) -> None:
+def test_the_config_of_a_shipped_bundle_has_its_name(name: str) -> None:
     assert read_config(CONFIGS / f"{name}.toml").id == name
-
-
-def test_every_shipped_config_parses_and_its_network_fits_its_data() -> None:
-    shapes = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-    for path in CONFIGS.glob("*.toml"):
-        config = read_config(path)
-        assert config.model.network(shapes[config.id]).input.shape == shapes[config.id]
 
 
 def test_id_and_data_suffice(path: Path) -> None:

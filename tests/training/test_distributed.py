@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +152,15 @@ def test_two_processes_train_as_one_does_and_only_the_first_writes(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name, value in {**group, "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
+    # A first process that dies before it joins must not be waited for half an hour.
+    join = partial(distributed.init_process_group, timeout=timedelta(minutes=2))
+    monkeypatch.setattr(distributed, "init_process_group", join)
     with first:
-        status = main([*arguments, str(tmp_path / "elsewhere")])  # the second process is this one
-        _, errors = first.communicate()
+        try:
+            status = main([*arguments, str(tmp_path / "elsewhere")])  # the second process is this one
+            _, errors = first.communicate()
+        finally:
+            first.kill()
     assert (status, first.returncode) == (0, 0), errors
     torch.testing.assert_close(model_weights(tmp_path / "two" / "tiny" / CHECKPOINT), expected, **TOLERANCE)
     assert list((tmp_path / "elsewhere" / "tiny").iterdir()) == []

@@ -186,6 +186,13 @@ def test_a_linear_classifier_is_scored_on_the_test_labels() -> None:
     assert metrics.linear_accuracy == 0.75
 
 
+def test_a_linear_classifier_is_fitted_on_the_training_labels() -> None:
+    dataset = tiny_dataset()
+    assert dataset.train_labels is not None
+    swapped = replace(dataset, train_labels=1 - dataset.train_labels)
+    assert evaluate(model_with(two_clusters), swapped, tiny_config()).linear_accuracy == 0.0
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -57,6 +57,12 @@ def greys(path: Path) -> set[int]:
     return {red for red, green, blue in colours(path) if red == green == blue}
 
 
+def levels_missing(images: np.ndarray, path: Path) -> set[int]:
+    """Return the grey levels of images that a plot lacks; its colour map may round them by one."""
+    shown = greys(path)
+    return {level for level in np.unique(images).tolist() if not shown & {level - 1, level, level + 1}}
+
+
 def near(colour: str, found: set[tuple[int, ...]], within: int = 2) -> bool:
     """Return whether a colour, as #rrggbb, or one that differs little in each channel was found."""
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
@@ -94,7 +100,7 @@ def test_curves_of_a_single_epoch_are_drawn(path: Path) -> None:
 def test_reconstructions_show_the_images(path: Path, images: int) -> None:
     pixels = tiny_dataset(test=images).test
     plot_reconstructions(tiny_vae(), pixels, path)
-    assert set(pixels.ravel().tolist()) <= greys(path)
+    assert not levels_missing(pixels, path)
 
 
 def test_colour_images_are_shown_in_colour(path: Path) -> None:
@@ -110,7 +116,7 @@ def test_samples_are_those_of_the_named_prior_from_seed_0(path: Path, prior: Pri
     model = tiny_vae()
     plot_samples(model, latents(), prior, path, side=3)
     z = sample_latents(latents(), prior, seed=0, offset=0, count=9, temperature=1.0)
-    assert set(decode_to_images(model, z).ravel().tolist()) <= greys(path)
+    assert not levels_missing(decode_to_images(model, z), path)
 
 
 def test_traversals_move_the_most_active_latents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +142,7 @@ def test_traversals_have_a_row_for_each_latent_where_there_are_few(path: Path) -
 @pytest.mark.parametrize("dims", [1, 2, 5])
 def test_latent_means_are_drawn_in_any_number_of_dimensions(path: Path, dims: int) -> None:
     plot_latent_means(np.random.default_rng(0).standard_normal((30, dims), np.float32), None, path)
-    assert near("#2563a8", colours(path), within=60)  # half transparent on white
+    assert near("#92b1d3", colours(path))  # #2563a8, half transparent on white
 
 
 def test_latent_means_are_coloured_by_label(path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from models.noise import normal_noise
 from models.vae import Autoencoder
 from tests.training.conftest import HERE, tiny_config, tiny_dataset, tiny_trainer
 from training.config import ObjectiveConfig, OptimisationConfig
@@ -120,6 +121,15 @@ def test_an_epoch_continues_where_it_stopped() -> None:
 def test_images_that_do_not_fill_a_batch_wait_for_another_epoch() -> None:
     trainer = tiny_trainer(tiny_dataset(train=23))
     assert [len(batch) for batch in trainer.epoch_batches()] == [8, 8]
+
+
+def test_every_image_of_every_step_has_noise_of_its_own() -> None:
+    trainer = tiny_trainer(seed=5, objective={"samples": 2})
+    drawn: list[Tensor] = []
+    trainer.objective.register_forward_pre_hook(lambda module, inputs: drawn.append(inputs[1]))
+    take_steps(trainer, STEPS_AN_EPOCH)
+    items = torch.cat(drawn, dim=1).transpose(0, 1).flatten(1)  # (images, samples·latents)
+    assert torch.equal(items, torch.from_numpy(normal_noise(5, 0, 24, 2 * 4)))
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
