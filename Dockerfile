@@ -13,10 +13,14 @@ FROM ${PYTHON_IMAGE} AS builder
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
+# pip compiles the bytecode, which a read-only root could not keep. With this it is valid by the hash of its source;
+# by the time, which copying may round to another second, half of it was not, and every start compiled it anew.
+ENV SOURCE_DATE_EPOCH=315532800
+
 WORKDIR /build
 
-# The dependencies alone: this layer, which holds torch, stays while the code changes. pip compiles the bytecode
-# too, which a read-only root could not keep. C++ headers and torch's own tests are a fifth of it, for nobody here.
+# The dependencies alone: this layer, which holds torch, stays while the code changes. Of torch, the C++ headers and
+# the tests go: a fifth of it, for nobody here.
 COPY pyproject.toml requirements.lock ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > dependencies.txt \

@@ -137,12 +137,10 @@ def save_bundle(
     training: Mapping[str, Any],
     card: str,
     golden_levels: np.ndarray,
-    extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a bundle to a temporary folder, verify it as the service would, then rename it to `path`.
 
-    `golden_levels` are uint8 (N, C, H, W) images whose outputs are stored; `extra_files` (plots, say) lie
-    beside the bundle's own files and in SHA256SUMS' care no more than the card's text needs.
+    `golden_levels` are uint8 (N, C, H, W) images whose outputs are stored.
 
     Raises FileExistsError where `path` exists, BundleError where the model is not fit to be served.
     """
@@ -165,7 +163,7 @@ def save_bundle(
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        for name, data in {**content, SUMS: sums.encode(), **(extra_files or {})}.items():
+        for name, data in {**content, SUMS: sums.encode()}.items():
             _write_durably(temporary / name, data)
         load_bundle(temporary)
         temporary.rename(path)

@@ -67,6 +67,8 @@ class Trainer:
     def __init__(self, config: RunConfig, dataset: Dataset, place: Place) -> None:
         self.config, self.dataset, self.place = config, dataset, place
         place.share(config.optimisation.batch_size)  # refused here, before anything is written
+        if place.world_size > 1 and config.objective.free_bits:
+            raise ValueError("free_bits needs the mean KL of the whole batch, so one process")
         self.model = build_model(config, dataset.shape).to(place.device)
         self.images = levels_on_device(self.model, dataset.train)
         self.monitored = levels_on_device(self.model, dataset.test[:MONITORED_IMAGES])
@@ -186,11 +188,11 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; raise ValueError where it belongs to another config or other data."""
-        if state["config"] != (config := self.config.model_dump_json()):
-            differences = _differences(json.loads(state["config"]), json.loads(config))
+        saved, current = (training_parts(text) for text in (state["config"], self.config.model_dump_json()))
+        if saved != current:
             raise ValueError(
                 "the checkpoint was made with another config; remove the run's folder to start anew\n  - "
-                + "\n  - ".join(differences)
+                + "\n  - ".join(_differences(saved, current))
             )
         if state["data_digest"] != self.dataset.digest:
             raise ValueError(f"the checkpoint saw data {state['data_digest']}, this is {self.dataset.digest}")
@@ -234,6 +236,12 @@ def resume(trainer: Trainer, run_folder: Path) -> bool:
         raise ValueError(f"{checkpoint}: not a checkpoint, or damaged; remove it to start anew") from error
     trainer.load_state(state)
     return True
+
+
+def training_parts(config: str) -> dict[str, Any]:
+    """Return the parts of a config's JSON that decide what is trained; the data has its digest."""
+    parts = json.loads(config)
+    return {name: parts[name] for name in ("seed", "model", "objective", "optimisation")}
 
 
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any], table: str = "") -> Iterator[str]:

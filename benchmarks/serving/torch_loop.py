@@ -1,4 +1,4 @@
-"""The limit: `model.encode` in a loop on a batch that lies in memory, nothing else.
+"""The limit: `model.encode` in a loop on a batch that lies in memory in the faster layout, nothing else.
 
 Reads a JSON line from standard input for each task and answers with one:
 
@@ -9,6 +9,7 @@ Reads a JSON line from standard input for each task and answers with one:
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -20,6 +21,22 @@ from torch import Tensor
 from benchmarks.serving.bundles import golden_images
 from models.bundle import bundle_path, load_bundle
 from models.vae import VAE
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+TRIALS = 10
+
+
+@torch.inference_mode()
+def in_faster_layout(model: VAE, x: Tensor) -> Tensor:
+    """Return x in the memory layout that the model encodes faster; a limit that tried one would be none."""
+    candidates = [x.clone(memory_format=layout) for layout in LAYOUTS]
+    seconds = [math.inf] * len(candidates)
+    for _ in range(TRIALS):
+        for index, candidate in enumerate(candidates):
+            started = time.perf_counter()
+            model.encode(candidate)
+            seconds[index] = min(seconds[index], time.perf_counter() - started)
+    return candidates[seconds.index(min(seconds))]
 
 
 @torch.inference_mode()
@@ -50,9 +67,13 @@ def main() -> None:
     bundle = load_bundle(bundle_path(sys.argv[1]))
     levels = torch.from_numpy(golden_images(bundle)).permute(0, 3, 1, 2).contiguous()
     images = bundle.model.normalise(bundle.model.to_levels(levels))
+    batches: dict[int, Tensor] = {}
     for line in sys.stdin:
         task: dict[str, Any] = json.loads(line)
-        x = images[torch.arange(task["batch"]) % len(images)]
+        batch = task["batch"]
+        if batch not in batches:
+            batches[batch] = in_faster_layout(bundle.model, images[torch.arange(batch) % len(images)])
+        x = batches[batch]
         result = time_loop(bundle.model, x, task["seconds"]) if "seconds" in task else answer(bundle.model, x)
         print(json.dumps(result), flush=True)
 

@@ -46,14 +46,14 @@ def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cp
     )
     if shown.returncode != 0:
         raise BenchmarkError(f"wrk ended with status {shown.returncode}: {shown.stderr or shown.stdout}")
-    return parse(shown.stdout)
+    return parse(shown.stdout, f"{workload.name} to {url} for {seconds} s")
 
 
-def parse(output: str) -> Load:
+def parse(output: str, what: str) -> Load:
     """Read the line that wrk.lua ends with; raise BenchmarkError where any request failed."""
     found = json.loads(output.splitlines()[-1])
     failed = {name: count for name, count in found.items() if name.endswith("_errors") and count}
     if failed or not found["requests"]:
         listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items())
-        raise BenchmarkError(f"{found['requests']} requests answered, {listed or 'no errors'}")
+        raise BenchmarkError(f"{what}: {found['requests']} requests answered, {listed or 'no errors'}")
     return Load(**{name: value for name, value in found.items() if not name.endswith("_errors")})

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.serving import wrk
 from benchmarks.serving.machine import cpu_model
-from benchmarks.serving.measurement import Case, Measured, Sample, ratios, run_rounds
+from benchmarks.serving.measurement import WARM_UP_SECONDS, Case, Measured, Sample, ratios, run_rounds
 from benchmarks.serving.processes import BenchmarkError, cpu_ticks, pinned
 from benchmarks.serving.report import table, write_report
 
@@ -38,7 +38,14 @@ def test_contenders_take_turns_after_a_warm_up_that_is_not_kept() -> None:
     journal: list[tuple[str, int]] = []
     cases = [case("ours", journal=journal), case("peer", journal=journal)]
     run_rounds(cases, rounds=2, seconds=5, announce=lambda line: None)
-    assert journal == [("ours", 1), ("peer", 1), ("ours", 5), ("peer", 5), ("ours", 5), ("peer", 5)]
+    assert journal == [
+        ("ours", WARM_UP_SECONDS),
+        ("peer", WARM_UP_SECONDS),
+        ("ours", 5),
+        ("peer", 5),
+        ("ours", 5),
+        ("peer", 5),
+    ]
     assert [len(case.samples) for case in cases] == [2, 2]
 
 
@@ -99,17 +106,17 @@ def output(**errors: int) -> str:
 
 
 def test_the_last_line_of_wrk_is_read() -> None:
-    assert wrk.parse(output()) == wrk.Load(10, 2.0, 0.001, 0.002)
+    assert wrk.parse(output(), "npy") == wrk.Load(10, 2.0, 0.001, 0.002)
 
 
 def test_failed_requests_fail_the_benchmark() -> None:
-    with pytest.raises(BenchmarkError, match=r"^10 requests answered, 3 status errors$"):
-        wrk.parse(output(status_errors=3))
+    with pytest.raises(BenchmarkError, match=r"^npy: 10 requests answered, 3 status errors$"):
+        wrk.parse(output(status_errors=3), "npy")
 
 
 def test_no_answer_at_all_fails_the_benchmark() -> None:
-    with pytest.raises(BenchmarkError, match=r"^0 requests answered, no errors$"):
-        wrk.parse(output(requests=0))
+    with pytest.raises(BenchmarkError, match=r"^npy: 0 requests answered, no errors$"):
+        wrk.parse(output(requests=0), "npy")
 
 
 def test_a_missing_wrk_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -426,6 +426,20 @@ def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None
     assert other.step == 0
 
 
+def test_what_does_not_decide_the_training_may_change(tmp_path: Path) -> None:
+    train(tiny_trainer(), tmp_path)
+    other = tiny_trainer(description="Other words.", evaluation={"nll_samples": 3}, threads=1)
+    assert resume(other, tmp_path)
+    assert other.step == other.steps
+
+
+def test_free_bits_need_one_process() -> None:
+    place = Place(torch.device("cpu"), rank=0, world_size=2)
+    config = tiny_config(objective={"free_bits": 0.5})
+    with pytest.raises(ValueError, match="free_bits needs the mean KL of the whole batch"):
+        Trainer(config, tiny_dataset(), place)
+
+
 def test_other_data_is_refused_with_both_digests(tmp_path: Path) -> None:
     train(tiny_trainer(), tmp_path)
     with pytest.raises(ValueError, match="the checkpoint saw data sha256:tiny, this is sha256:other"):
