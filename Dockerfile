@@ -22,8 +22,9 @@ WORKDIR /build
 # The dependencies alone: this layer, which holds torch, stays while the code changes. Of torch, the C++ headers and
 # the tests go: a fifth of it, for nobody here.
 COPY pyproject.toml requirements.lock ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > dependencies.txt \
+RUN python -c "import tomllib; \
+        project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*project['dependencies'], sep='\n')" > dependencies.txt \
     && python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir -c requirements.lock -r dependencies.txt \
     && rm -rf /opt/venv/lib/*/site-packages/torch/include \
