@@ -126,9 +126,8 @@ class Service:
 
     @property
     def batcher(self) -> Batcher:
-        """The batcher; raises Problem while there is none."""
-        if self._batcher is None:
-            raise Problem(Kind.NOT_READY, f"the service is {self._state}")
+        """The batcher, there once the bundles are."""
+        assert self._batcher is not None
         return self._batcher
 
     def deadline(self) -> float:
@@ -150,5 +149,4 @@ def load_bundles(names: Sequence[str]) -> dict[str, Bundle]:
 
 
 async def _departed(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await request.receive()  # the body is read: what comes after it is the disconnect

@@ -141,7 +141,7 @@ def build_likelihood(config: LikelihoodConfig, levels: int) -> Likelihood:
             return Bernoulli(levels)
         case "beta-binomial":
             return BetaBinomial(levels)
-        case "logistic-mixture":
+        case _:
             return LogisticMixture(levels, config.components)
 
 

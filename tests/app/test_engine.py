@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.cuda import CudaEngine
 from app.engine import CpuEngine, build_engine
 from app.operations import SCORES, ModelTask, Operation, example_rows
 from app.settings import Settings
@@ -130,6 +131,13 @@ def test_threads_are_torch_s_own_unless_set(grey: Bundle) -> None:
 def test_the_cpu_is_used_where_there_is_no_gpu(grey: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert isinstance(build_engine([grey], Settings()), CpuEngine)
+
+
+def test_the_gpu_is_used_where_there_is_one(grey: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert isinstance(build_engine([grey], Settings()), CudaEngine)
+    assert isinstance(build_engine([grey], Settings(device="cuda:1", precision="bf16")), CudaEngine)
 
 
 @pytest.mark.parametrize(
