@@ -14,7 +14,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -53,6 +53,23 @@ def levels_on_device(model: Coder, pixels: np.ndarray) -> Tensor:
     return model.to_levels(torch.from_numpy(pixels).to(next(model.parameters()).device))
 
 
+Weights = tuple[Tensor, ...] | list[Tensor]
+
+
+def moving_average(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
+    """Return the update of an exponential moving average that forgets a short run's first weights.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's moving average.
+    """
+
+    @torch.no_grad()
+    def update(averaged: Weights, current: Weights, updates: Tensor | int) -> None:
+        n = int(updates)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
 def learning_rate_factor(step: int, steps: int, config: OptimisationConfig) -> float:
     """Return the share of the learning rate at a step: linear warm-up, then cosine to its final fraction."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
@@ -72,7 +89,7 @@ class Trainer:
         self.model = build_model(config, dataset.shape).to(place.device)
         self.images = levels_on_device(self.model, dataset.train)
         self.monitored = levels_on_device(self.model, dataset.test[:MONITORED_IMAGES])
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.optimisation.ema_decay))
+        self.ema = AveragedModel(self.model, multi_avg_fn=moving_average(config.optimisation.ema_decay))
         self.objective: nn.Module = Objective(self.model, config.objective)
         if place.world_size > 1:
             self.objective = DistributedDataParallel(self.objective)
