@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from models.bundle import Metrics, save_bundle
 from models.priors import AggregatedPosterior
@@ -84,32 +79,9 @@ def provenance(trainer: Trainer) -> Mapping[str, Any]:
             "train_images": len(trainer.dataset.train),
             "test_images": len(trainer.dataset.test),
         },
-        "git_commit": _git_commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
-        },
-        "device": _device_name(trainer.place.device),
-        "processes": trainer.place.world_size,
+        **trainer.environment,
         "steps": trainer.step,
         "skipped_steps": trainer.skipped_steps,
         "wall_seconds": round(trainer.seconds, 1),
         "history": trainer.history,
     }
-
-
-def _git_commit() -> str | None:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        finished = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # an image without git
-        return None
-    return finished.stdout.strip() if finished.returncode == 0 else None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} thread(s)"

@@ -33,6 +33,7 @@ from models.vae import VAE, Autoencoder, Coder
 from training.config import ObjectiveConfig, OptimisationConfig, RunConfig
 from training.datasets import Dataset
 from training.distributed import Place
+from training.environment import environment
 from training.objective import Loss, Objective
 
 CHECKPOINT = "checkpoint.pt"
@@ -110,6 +111,7 @@ class Trainer:
         self.skipped_steps = 0
         self.seconds = 0.0
         self.history: list[Record] = []
+        self.environment = environment(place)  # of the process that trained last
 
     @property
     def epoch(self) -> float:
@@ -201,6 +203,7 @@ class Trainer:
             "skipped_steps": self.skipped_steps,
             "seconds": self.seconds,
             "history": self.history,
+            "environment": self.environment,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -218,6 +221,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.skipped_steps = state["step"], state["skipped_steps"]
         self.seconds, self.history = state["seconds"], state["history"]
+        self.environment = state["environment"]
 
 
 def train(trainer: Trainer, run_folder: Path) -> bool:
@@ -226,6 +230,7 @@ def train(trainer: Trainer, run_folder: Path) -> bool:
     Writes checkpoint.pt and TensorBoard events to `run_folder`, and resumes from a checkpoint there.
     """
     resume(trainer, run_folder)
+    trainer.environment = environment(trainer.place)
     run_folder.mkdir(parents=True, exist_ok=True)
     writer = SummaryWriter(str(run_folder / "tensorboard")) if trainer.place.is_first else None
     with _stop_requested() as stop_requested:

@@ -1,8 +1,6 @@
 """A finished run becomes a whole bundle folder, or nothing at all."""
 
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ from PIL import Image
 from models.bundle import REQUIRED, load_bundle
 from tests.training.conftest import tiny_dataset, tiny_trainer
 from training import export
-from training.distributed import Place
 from training.evaluation import evaluate
-from training.export import export_run, provenance
+from training.export import export_run
 from training.trainer import Trainer, train
 
 PLOTS = {
@@ -95,49 +92,10 @@ def test_training_json_is_where_the_weights_come_from(
     assert training["config"] == trained.config.model_dump(mode="json")
     assert training["config"]["seed"] == 0
     assert training["data"] == {"digest": "sha256:tiny", "train_images": 24, "test_images": 12}
-    assert training["versions"] == {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
-    }
-    assert training["device"] == "cpu, 1 thread(s)"
-    assert (training["processes"], training["steps"], training["skipped_steps"]) == (1, 6, 0)
+    assert {name: training[name] for name in trained.environment} == trained.environment
+    assert (training["steps"], training["skipped_steps"]) == (6, 0)
     assert training["wall_seconds"] == round(trained.seconds, 1)
     assert training["history"] == trained.history
-
-
-# ---- the commit and the device
-
-
-def install_git(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = folder / "git"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
-
-
-@pytest.mark.parametrize(
-    ("script", "commit"),
-    [('echo "$*"', "rev-parse HEAD"), ("echo HEAD; exit 128", None)],
-    ids=["in a repository", "outside"],
-)
-def test_the_commit_is_what_git_says(
-    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, commit: str | None
-) -> None:
-    install_git(tmp_path, script, monkeypatch)
-    assert provenance(trained)["git_commit"] == commit
-
-
-def test_without_git_there_is_no_commit(
-    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance(trained)["git_commit"] is None
-
-
-def test_a_gpu_is_named(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA of {device}")
-    monkeypatch.setattr(trained, "place", Place(torch.device("cuda", 1)))
-    assert provenance(trained)["device"] == "NVIDIA of cuda:1"
 
 
 # ---- refused, or broken off

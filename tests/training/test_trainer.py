@@ -415,6 +415,19 @@ def test_there_is_nothing_to_resume_without_a_checkpoint(tmp_path: Path) -> None
     assert trainer.step == 0
 
 
+def test_the_environment_is_that_of_the_process_that_trained_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.trainer.environment", lambda place: {"device": "the training machine"})
+    train(tiny_trainer(), tmp_path)
+    monkeypatch.setattr("training.trainer.environment", lambda place: {"device": "another machine"})
+    exporting = tiny_trainer()
+    resume(exporting, tmp_path)
+    assert exporting.environment == {"device": "the training machine"}
+    train(exporting, tmp_path)
+    assert exporting.environment == {"device": "another machine"}
+
+
 def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
     train(tiny_trainer(), tmp_path)
     other = tiny_trainer(seed=1, optimisation={"epochs": 4}, model={"channels": [9]})
