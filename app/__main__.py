@@ -20,7 +20,7 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         for fault in error.errors():
-            name = PREFIX + "_".join(map(str, fault["loc"])).upper() if fault["loc"] else "settings"
+            name = PREFIX + "_".join(map(str, fault["loc"])).upper()
             print(f"error: {name}: {fault['msg']}, got {fault['input']!r}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")

@@ -2,10 +2,11 @@
 
     submit ─► admission ─► a queue for each task ─► engine thread: take what waits, run, deliver ─► futures
 
-When the device is free it takes what is queued for the task whose turn it is, up to `max_batch` images.
-Every job that waits gets an equal share of the batch, and what the small ones leave is taken in turns: a
-large job is split, and small ones never wait for the whole of it. One lock guards the queues; the event
-loop is woken once a batch.
+When the device is free it takes what is queued for the task whose turn it is, up to `max_batch` images
+(fewer of a task with several samples an image). Every job that waits gets an equal share of the batch, and
+what the small ones leave is taken in turns: a large job is split, and small ones never wait for the whole
+of it. A deep engine is given what waits when a batch starts, and the next when that batch has ended. One
+lock guards the queues; the event loop is woken once a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -73,7 +73,7 @@ class Job:
     future: asyncio.Future[Answer]
     admitted: float = field(default_factory=time.monotonic)
     taken: int = 0  # rows already in a batch
-    started: float = 0.0
+    started: float = 0.0  # when the device turned to its first batch
     compute_seconds: float = 0.0
     outputs: list[Arrays] = field(default_factory=list)
     dropped: Cause | None = None
@@ -92,7 +92,7 @@ class Batch:
     jobs: list[Job] = field(default_factory=list)
     parts: list[np.ndarray] = field(default_factory=list)
     images: int = 0
-    started: float = 0.0
+    started: float = 0.0  # when it was formed, or later: when the one before it ended
 
 
 class Batcher:
@@ -113,7 +113,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
         self._queued_images = self._queued_bytes = self._running_images = 0
-        self._images_per_second = 0.0
+        self._images_per_second = self._last_ended = 0.0
         self._is_closing = False
         self._fault: BaseException | None = None
         self._room = asyncio.Event()
@@ -137,12 +137,13 @@ class Batcher:
         self._thread.start()
         await self._warm
 
-    async def close(self) -> None:
-        """Compute what is queued, then stop the thread."""
+    async def close(self, timeout_seconds: float) -> bool:
+        """Compute what is queued, then stop the thread; return whether it ended in time."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, timeout_seconds)
+        return not self._thread.is_alive()
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Queue rows for a task and wait for its outputs.
@@ -151,12 +152,34 @@ class Batcher:
         first, device fault where the batch fails. Cancelling it takes what still waits out of the queue.
         """
         job = Job(task, rows, deadline, self._loop.create_future())
-        self._admit(job)
+        if refusal := self._admit(job):
+            raise self._counted(refusal)
+        return await self._answered(job)
+
+    async def submit_when_room(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
+        """Do as `submit`, but wait for room in a full queue: for the parts of an answer already begun."""
+        job = Job(task, rows, deadline, self._loop.create_future())
+        self._room.clear()
+        while refusal := self._admit(job):
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._room.wait()
+            except TimeoutError:
+                raise self._counted(refusal) from None
+            self._room.clear()
+        return await self._answered(job)
+
+    def _counted(self, refusal: Problem) -> Problem:
+        self._metrics.dropped.labels("overloaded").inc()
+        return refusal
+
+    async def _answered(self, job: Job) -> Answer:
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(max(0.0, job.deadline - time.monotonic())):
                 return await job.future
         except TimeoutError:
             self._drop(job, "deadline")
+            self._room.set()
             waited = time.monotonic() - job.admitted
             detail = (
                 f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
@@ -164,38 +187,27 @@ class Batcher:
             raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
         except asyncio.CancelledError:
             self._drop(job, "disconnected")
+            self._room.set()
             raise
 
-    async def submit_when_room(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
-        """Do as `submit`, but wait for room in a full queue: for the parts of an answer already begun."""
-        while True:
-            self._room.clear()
-            try:
-                return await self.submit(task, rows, deadline)
-            except Problem as problem:
-                if problem.kind is not Kind.OVERLOADED or time.monotonic() >= deadline:
-                    raise
-            with suppress(TimeoutError):  # then the next attempt says so
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await self._room.wait()
-
-    def _admit(self, job: Job) -> None:
+    def _admit(self, job: Job) -> Problem | None:
+        """Queue a job, or return why there is no room for it; an empty queue has room for any."""
         with self._changed:
             if self._fault is not None:
                 raise Problem(Kind.DEVICE_FAULT, f"the device is lost: {self._fault}")
             if self._is_closing:
                 raise Problem(Kind.NOT_READY, "the service is stopping")
             images, size = self._queued_images + len(job.rows), self._queued_bytes + job.rows.nbytes
-            if images > self._max_queued_images:
-                raise self._overloaded("images", images, self._max_queued_images)
-            if size > self._max_queued_bytes:
-                raise self._overloaded("bytes", size, self._max_queued_bytes)
+            if self._queued_images and images > self._max_queued_images:
+                return self._overloaded("images", images, self._max_queued_images)
+            if self._queued_images and size > self._max_queued_bytes:
+                return self._overloaded("bytes", size, self._max_queued_bytes)
             self._queues.setdefault(job.task, deque()).append(job)
             self._count(job.rows, 1)
             self._changed.notify()
+            return None
 
     def _overloaded(self, unit: str, value: int, limit: int) -> Problem:
-        self._metrics.dropped.labels("overloaded").inc()
         wait = self._queued_images / self._images_per_second if self._images_per_second else 1.0
         detail = f"{value} {unit} would be queued; the limit is {limit}"
         return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
@@ -255,14 +267,13 @@ class Batcher:
 
     def _form(self, task: ModelTask, jobs: deque[Job]) -> Batch | None:
         batch = Batch(task, started=time.monotonic())
-        share = max(1, self._max_batch // len(jobs))
-        while jobs and batch.images < self._max_batch:
+        room = max(1, self._max_batch // task.samples)
+        share = max(1, room // len(jobs))
+        while jobs and batch.images < room:
             job = jobs.popleft()
             if job.dropped is not None or job.deadline <= batch.started:
                 continue  # its own timer answers it
-            part = job.rows[job.taken : job.taken + min(share, self._max_batch - batch.images)]
-            if job.taken == 0:
-                job.started = batch.started
+            part = job.rows[job.taken : job.taken + min(share, room - batch.images)]
             job.taken += len(part)
             self._count(part, -1)
             batch.jobs.append(job)
@@ -281,7 +292,10 @@ class Batcher:
         except Exception as error:
             self._fail(batch, error)
             return
-        seconds = time.monotonic() - batch.started
+        ended = time.monotonic()
+        batch.started = max(batch.started, self._last_ended)
+        self._last_ended = ended
+        seconds = ended - batch.started
         self._measure(batch, seconds)
         self._call(self._deliver, batch, outputs, seconds)
 
@@ -296,10 +310,11 @@ class Batcher:
             self._images_per_second = RATE_MEMORY * past + (1 - RATE_MEMORY) * rate
 
     def _fail(self, batch: Batch, error: Exception) -> None:
+        is_lost = self._engine.is_lost()  # waits for the device: not under the lock
         with self._changed:
             self._running_images -= batch.images
             failed = set(batch.jobs)
-            if self._engine.is_lost():
+            if is_lost:
                 self._fault = error
                 failed.update(job for jobs in self._queues.values() for job in jobs)
                 self._queues.clear()
@@ -316,11 +331,13 @@ class Batcher:
     # The event loop from here on.
 
     def _deliver(self, batch: Batch, outputs: Arrays, seconds: float) -> None:
+        for job in set(batch.jobs):
+            job.started = job.started or batch.started
+            job.compute_seconds += seconds
         start = 0
         for job, part in zip(batch.jobs, batch.parts, strict=True):
             stop = start + len(part)
             job.outputs.append(tuple(array[start:stop] for array in outputs))
-            job.compute_seconds += seconds
             start = stop
             is_whole = sum(len(arrays[0]) for arrays in job.outputs) == len(job.rows)
             if is_whole and not job.future.done():

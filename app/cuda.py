@@ -8,6 +8,7 @@ graphs can share one memory pool.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -59,11 +60,15 @@ class InFlight:
 
     finished: torch.cuda.Event
     outputs: Outputs
+    give_back: Callable[[], None]  # the slot that the outputs lie in
 
     def result(self) -> Arrays:
-        """Wait for the device and return copies of the outputs."""
-        self.finished.synchronize()
-        return tuple(output.numpy().copy() for output in self.outputs)
+        """Wait for the device and return copies of the outputs; call it once."""
+        try:
+            self.finished.synchronize()
+            return tuple(output.numpy().copy() for output in self.outputs)
+        finally:
+            self.give_back()
 
 
 class CudaEngine:
@@ -77,8 +82,7 @@ class CudaEngine:
         self._bundles, self._device, self._precision = bundles, device, precision
         self._max_batch = max_batch
         self._graphs: dict[tuple[str, Operation, int], CapturedGraph] = {}
-        self._slots = [Slot() for _ in range(self.depth)]
-        self._launches = 0
+        self._free_slots = [Slot() for _ in range(self.depth)]
 
     def __str__(self) -> str:
         return f"{self._device}, {torch.cuda.get_device_name(self._device)}, {self._precision}"
@@ -119,8 +123,14 @@ class CudaEngine:
 
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
         """Stage the concatenated rows of `parts` and start computing them; returns before they are done."""
-        slot = self._slots[self._launches % self.depth]
-        self._launches += 1
+        slot = self._free_slots.pop()
+        try:
+            return self._launch(slot, task, parts)
+        except BaseException:
+            self._free_slots.append(slot)
+            raise
+
+    def _launch(self, slot: Slot, task: ModelTask, parts: list[np.ndarray]) -> Pending:
         staged = self._stage(slot, parts)
         with torch.cuda.stream(self._stream), torch.inference_mode():
             if task.operation in GRAPHABLE:
@@ -145,7 +155,7 @@ class CudaEngine:
             fetched.append(target.copy_(output, non_blocking=True))
         finished = torch.cuda.Event()
         finished.record(self._stream)
-        return InFlight(finished, tuple(fetched))
+        return InFlight(finished, tuple(fetched), lambda: self._free_slots.append(slot))
 
     def is_lost(self) -> bool:
         """Return whether the device answers no more, which CUDA repeats to every call after a fault."""

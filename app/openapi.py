@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.errors import MEDIA_TYPE, Kind
-from app.negotiation import IMAGES_IN, LATENTS_IN, Format
+from app.negotiation import ENCODED_FORMATS, IMAGE_FORMATS, IMAGES_IN, LATENTS_IN, Format
+from app.negotiation.media import JSON
 from models.bundle import BundleConfig, Metrics
 from models.images import encode_png
 
@@ -176,21 +177,20 @@ def _route(
 
 
 def _body(document: type[BaseModel], media_types: Sequence[str]) -> dict[str, Any]:
-    binary = {media_type: BINARY for media_type in media_types if media_type != "application/json"}
-    return {"application/json": {"schema": document.model_json_schema()}, **binary}
+    binary = {media_type: BINARY for media_type in media_types if media_type != JSON}
+    return {JSON: {"schema": document.model_json_schema()}, **binary}
 
 
 _COMMON = (Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
 _WORK = (Kind.OVERLOADED, Kind.INTERNAL, Kind.NOT_READY, Kind.DEVICE_FAULT, Kind.DEADLINE)
 _POSTED = (Kind.MALFORMED, *_COMMON, Kind.TOO_LARGE, Kind.UNSUPPORTED_MEDIA_TYPE, *_WORK)
-_PICTURES = (Format.json, Format.png, Format.npy, Format.safetensors, Format.zip)
 _IMAGES_BODY, _LATENTS_BODY = _body(ImagesIn, IMAGES_IN), _body(LatentsIn, LATENTS_IN)
 
-ENCODE = _route(Encoded, (Format.json, Format.safetensors, Format.npy), _POSTED, _IMAGES_BODY)
-DECODE = _route(Images, _PICTURES, _POSTED, _LATENTS_BODY)
-RECONSTRUCT = _route(Images, _PICTURES, _POSTED, _IMAGES_BODY)
+ENCODE = _route(Encoded, ENCODED_FORMATS, _POSTED, _IMAGES_BODY)
+DECODE = _route(Images, IMAGE_FORMATS, _POSTED, _LATENTS_BODY)
+RECONSTRUCT = _route(Images, IMAGE_FORMATS, _POSTED, _IMAGES_BODY)
 SCORE = _route(Scores, (Format.json,), _POSTED, _IMAGES_BODY)
-SAMPLE = _route(Samples, _PICTURES, (*_COMMON, *_WORK))
+SAMPLE = _route(Samples, IMAGE_FORMATS, (*_COMMON, *_WORK))
 MODELS = _route(LoadedModels, (), (Kind.NOT_READY,))
 MODEL = _route(LoadedModel, (), (Kind.UNKNOWN_MODEL, Kind.NOT_READY))
 LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
@@ -217,15 +217,15 @@ def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]
         schemas.pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            _describe_validation(operation["responses"])
+            _drop_validation(operation["responses"])
             content = operation.get("requestBody", {}).get("content", {})
-            if default is not None and "application/json" in content:
-                content["application/json"]["example"] = _example(content, default)
+            if default is not None and JSON in content:
+                content[JSON]["example"] = _example(content, default)
     return document
 
 
-def _describe_validation(responses: dict[str, Any]) -> None:
-    """Replace FastAPI's own 422, which is not how errors look here."""
+def _drop_validation(responses: dict[str, Any]) -> None:
+    """Drop FastAPI's own 422, which is not how errors look here."""
     if MEDIA_TYPE not in responses.get("422", {}).get("content", {MEDIA_TYPE: None}):
         del responses["422"]
 

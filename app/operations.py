@@ -15,7 +15,7 @@ from models.objectives import bounds
 from models.vae import VAE
 
 SCORE_SEED = 0
-SCORED_ROWS = 256  # images times samples decoded at once
+MAX_DECODED = 256  # images times samples at once
 SCORES = ("elbo", "nll", "kl", "distortion")
 
 
@@ -39,7 +39,7 @@ class ModelTask:
 
     model: str
     operation: Operation
-    samples: int = 1  # K of the score
+    samples: int = 1  # K of the score: what a row costs, in decoded latents
 
 
 Outputs = tuple[Tensor, ...]
@@ -77,8 +77,8 @@ def score(model: VAE, images: Tensor, samples: int) -> Outputs:
     eps = torch.from_numpy(noise).to(images.device)[:, None, :]
     levels = _levels(model, images)
     found = [
-        bounds(model, part, eps.expand(-1, len(part), -1))
-        for part in levels.split(max(1, SCORED_ROWS // samples))
+        bounds(model, part, eps.expand(-1, len(part), -1), MAX_DECODED)
+        for part in levels.split(max(1, MAX_DECODED // samples))
     ]
     return tuple(torch.cat([part[name] for part in found]) for name in SCORES)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
+from app.errors import Kind, Problem
 from app.metrics import Metrics
 from app.openapi import build_document
 from app.routes import ROUTERS
@@ -35,7 +37,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(service.load())
         yield
-        await loading
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
         await service.close()
 
     app = FastAPIOffline(
@@ -51,12 +54,18 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_middleware(MeasuredRequests, metrics=service.metrics)
-    app.openapi = lambda: build_document(app, service.default_config)  # type: ignore[method-assign]
+
+    def describe() -> dict[str, Any]:
+        document = app.openapi_schema or build_document(app, service.default_config)
+        app.openapi_schema = document if service.default_config else None  # its examples need the model
+        return document
+
+    app.openapi = describe  # type: ignore[method-assign]
     return app
 
 
 class MeasuredRequests:
-    """Counts and times every request by its route."""
+    """Counts and times every request by its route, and answers those that the grace period leaves over."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -66,7 +75,7 @@ class MeasuredRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        status = 0
         started = time.perf_counter()
 
         async def noted(message: Message) -> None:
@@ -77,9 +86,14 @@ class MeasuredRequests:
 
         try:
             await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if status:
+                raise
+            problem = Problem(Kind.NOT_READY, "the service stopped before the answer was there")
+            await errors.answer(problem)(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "other")  # paths that people make up are one label
-            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.requests.labels(route, str(status or 500)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
 
 
@@ -104,15 +118,23 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn readiness off and close the port after the drain delay; at once when told again."""
+        """Turn readiness off and close the port after the drain delay; told again, at once.
+
+        Told once more, the server waits no longer for work in flight. The handler may interrupt anything,
+        so it takes no lock: the next tick does what it asks for.
+        """
+        if self.should_exit:
+            self.force_exit = True
         is_repeated = self._closes_at < float("inf")
-        self._service.drain()
         self._closes_at = 0.0 if is_repeated else time.monotonic() + self._drain_delay_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop: told to, or the models could not be loaded."""
-        is_over = time.monotonic() >= self._closes_at or self._service.load_fault is not None
-        return await super().on_tick(counter) or is_over
+        if self._closes_at < float("inf"):
+            self._service.drain()
+        if time.monotonic() >= self._closes_at or self._service.load_fault is not None:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     def exit_status(self) -> int:
         """Return the process's exit status after `run`."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.batcher import Answer, Batcher
 from app.engine import build_engine
 from app.errors import Kind, Problem
+from app.intake import Intake
 from app.metrics import Metrics
 from app.negotiation import Limits
 from app.operations import ModelTask
@@ -21,6 +23,15 @@ from app.settings import Settings
 from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_bundle
 
 log = logging.getLogger("vaeserve")
+CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
+
+
+@dataclass(frozen=True)
+class Input:
+    """Rows for a task, and the time.monotonic by which their answer is due."""
+
+    rows: np.ndarray
+    deadline: float
 
 
 class Service:
@@ -30,6 +41,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
+        self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.device = ""
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
@@ -39,8 +51,8 @@ class Service:
     @property
     def not_ready(self) -> str | None:
         """Why requests should go elsewhere; None while ready."""
-        if self._batcher is not None and self._batcher.fault is not None:
-            return f"the device is lost: {self._batcher.fault}"
+        if self.device_is_lost:
+            return f"the device is lost: {self.batcher.fault}"
         return None if self._state == "ready" else self._state
 
     @property
@@ -65,7 +77,7 @@ class Service:
         started = time.monotonic()
         try:
             bundles = await asyncio.to_thread(load_bundles, self.settings.models)
-            engine = build_engine(list(bundles.values()), self.settings)
+            engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
             batcher = Batcher(
                 engine,
                 self.metrics,
@@ -75,11 +87,13 @@ class Service:
             )
             await batcher.start()
         except Exception as error:
-            self._state, self.load_fault = "failed", error
+            self.load_fault = error
+            self._enter("failed")
             log.error("not started: %s", error, exc_info=not isinstance(error, (BundleError, ValueError)))
             return
         self._bundles, self._batcher, self.device = bundles, batcher, str(engine)
-        self._enter("ready")
+        if self._state == "loading":  # and not told to stop meanwhile
+            self._enter("ready")
         log.info("ready in %.2f s: %s on %s", time.monotonic() - started, ", ".join(bundles), self.device)
 
     def drain(self) -> None:
@@ -87,10 +101,10 @@ class Service:
         self._enter("draining")
 
     async def close(self) -> None:
-        """Compute what waits, then stop."""
+        """Compute what waits, then stop; a device that hangs is left behind."""
         self._enter("stopping")
-        if self._batcher is not None:
-            await self._batcher.close()
+        if self._batcher is not None and not await self._batcher.close(CLOSE_SECONDS):
+            log.error("the device has not finished its batch after %g s; leaving it", CLOSE_SECONDS)
 
     def _enter(self, state: str) -> None:
         self._state = state
@@ -111,9 +125,9 @@ class Service:
             )
         return bundles[model]
 
-    async def compute(self, request: Request, task: ModelTask, rows: np.ndarray) -> Answer:
+    async def compute(self, request: Request, task: ModelTask, given: Input) -> Answer:
         """Compute a task for a request, and nothing for one whose client has gone (ClientDisconnect)."""
-        work = asyncio.ensure_future(self.batcher.submit(task, rows, self.deadline()))
+        work = asyncio.ensure_future(self.batcher.submit(task, given.rows, given.deadline))
         departure = asyncio.ensure_future(_departed(request))
         try:
             await asyncio.wait((work, departure), return_when=asyncio.FIRST_COMPLETED)
@@ -149,4 +163,5 @@ def load_bundles(names: Sequence[str]) -> dict[str, Bundle]:
 
 
 async def _departed(request: Request) -> None:
-    await request.receive()  # the body is read: what comes after it is the disconnect
+    while (await request.receive())["type"] != "http.disconnect":
+        pass  # the empty body of a GET

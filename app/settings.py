@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "VAE_"
@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         default=8192, ge=1, description="images that may wait; more is answered 429"
     )
     max_queued_bytes: int = Field(
-        default=256 << 20, ge=1, description="bytes that may wait; more is answered 429"
+        default=256 << 20,
+        ge=1,
+        description="bytes of bodies on their way in, and of images that wait; more is answered 429",
     )
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="bytes of a request's body")
     max_images: int = Field(default=4096, ge=1, description="images or latents in one request")
@@ -67,14 +69,6 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
-
-    @model_validator(mode="after")
-    def _combine(self) -> Self:
-        for queued, request in (("max_queued_images", "max_images"), ("max_queued_bytes", "max_body_bytes")):
-            if getattr(self, queued) < getattr(self, request):
-                shown = [f"{PREFIX}{name.upper()}={getattr(self, name)}" for name in (queued, request)]
-                raise ValueError(f"{shown[0]} is below {shown[1]}: the largest request could never be queued")
-        return self
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -1,12 +1,15 @@
 """`python -m benchmarks.startup`: from start to ready, against what `import torch` alone costs.
 
-The two are measured in turn, so that a machine that is slow for a while is slow for both.
+The two are measured in turn, so that a machine that is slow for a while is slow for both. Writes
+startup.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -14,7 +17,10 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.serving.processes import free_port, started, wait_until_ready
+from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
+
+RESULTS = Path(__file__).with_name("startup.json")
 
 
 def seconds_to_import_torch() -> float:
@@ -27,31 +33,47 @@ def seconds_to_import_torch() -> float:
 def seconds_to_ready(folder: Path, bundle: str) -> float:
     """Return the wall time from starting the service to its first 200 from /health/ready."""
     port = free_port()
-    environment = {**os.environ, "VAE_PORT": str(port), "VAE_MODELS": bundle, "VAE_DEVICE": "cpu"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VAE_")}
+    environment = {**inherited, "VAE_PORT": str(port), "VAE_MODELS": bundle, "VAE_DEVICE": "cpu"}
     begun = time.perf_counter()
     with started([sys.executable, "-m", "app"], log=folder / "app.log", environment=environment) as process:
         wait_until_ready(process, f"http://127.0.0.1:{port}/health/ready")
         return time.perf_counter() - begun
 
 
-def main() -> None:
-    """Measure in turn and print the medians."""
+def main() -> int:
+    """Measure in turn, write the rounds and print the medians; return 1 where the service did not start."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--bundle", default="fashion-mnist")
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="1-100", default=5)
+    parser.add_argument("--bundle", default="fashion-mnist", help="id of a shipped bundle, or a path")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        seconds_to_ready(Path(folder), options.bundle)  # the first reads everything from the disk
-        rounds = [
-            (seconds_to_import_torch(), seconds_to_ready(Path(folder), options.bundle))
-            for _ in range(options.rounds)
-        ]
-    imports, readies = zip(*rounds, strict=True)
-    beyond = statistics.median(ready - imported for imported, ready in rounds)
+    facts = {
+        "command": shlex.join(["python", "-m", "benchmarks.startup", *sys.argv[1:]]),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "commit": describe_commit(),
+    }
+    try:
+        with TemporaryDirectory() as folder:
+            seconds_to_ready(Path(folder), options.bundle)  # the first reads everything from the disk
+            rounds = [
+                {
+                    "import_seconds": seconds_to_import_torch(),
+                    "ready_seconds": seconds_to_ready(Path(folder), options.bundle),
+                }
+                for _ in range(options.rounds)
+            ]
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    RESULTS.write_text(json.dumps({**facts, "rounds": rounds}, indent=2) + "\n")
+    imports, readies = ([found[name] for found in rounds] for name in ("import_seconds", "ready_seconds"))
+    beyond = statistics.median(ready - imported for imported, ready in zip(imports, readies, strict=True))
     print(f"import torch       {statistics.median(imports):.2f} s")
     print(f"start to ready     {statistics.median(readies):.2f} s")
     print(f"beyond the import  {beyond:.2f} s (medians of {options.rounds} rounds)")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

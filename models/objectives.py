@@ -93,14 +93,18 @@ def log_px_z(model: VAE, levels: Levels, z: Float[Tensor, "samples batch latent"
     return model.likelihood.log_prob(repeated, parameters).unflatten(0, (samples, batch))
 
 
-def bounds(model: VAE, levels: Levels, eps: Float[Tensor, "samples batch latent"]) -> dict[str, PerExample]:
+def bounds(
+    model: VAE, levels: Levels, eps: Float[Tensor, "samples batch latent"], max_decoded: int = 1 << 30
+) -> dict[str, PerExample]:
     """Return elbo, kl, distortion and nll of each image with the K given noise samples.
 
-    The distortion is the mean over the samples, the KL is closed-form, and nll = −IWAE bound.
+    The distortion is the mean over the samples, the KL is closed-form, and nll = −IWAE bound. At most
+    `max_decoded` latents are decoded at once, but never fewer than one an image.
     """
     mu, logvar = model.encode(model.normalise(levels))
     z = model.reparameterise(mu, logvar, eps)
-    log_likelihood = log_px_z(model, levels, z)
+    decoded_samples = max(1, max_decoded // len(levels))
+    log_likelihood = torch.cat([log_px_z(model, levels, part) for part in z.split(decoded_samples)])
     kl, distortion = gaussian_kl(mu, logvar), -log_likelihood.mean(dim=0)
     nll = -iwae_bound(log_likelihood, log_standard_normal(z), log_gaussian(z, mu, logvar))
     return {"elbo": -distortion - kl, "kl": kl, "distortion": distortion, "nll": nll}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.bundle import Estimate, Metrics
 from models.noise import normal_noise
-from models.objectives import bounds, iwae_bound, log_gaussian, log_px_z, log_standard_normal
+from models.objectives import bounds
 from models.priors import ACTIVE_VARIANCE, AggregatedPosterior
 from models.vae import VAE
 from training.config import EvaluationConfig, RunConfig
@@ -23,8 +23,8 @@ from training.datasets import Dataset
 from training.trainer import levels_on_device
 
 BATCH = 250
-NLL_CHUNK = 50  # latent samples decoded at once for each of NLL_BATCH images
 NLL_BATCH = 10
+MAX_DECODED = 500  # latents at once
 MIXTURE_IMAGES = 20_000
 
 
@@ -96,16 +96,11 @@ def _elbo_parts(model: VAE, levels: Tensor, seed: int) -> dict[str, np.ndarray]:
 
 
 def _nll(model: VAE, levels: Tensor, settings: EvaluationConfig) -> np.ndarray:
-    bounds_of_batches = []
+    found = []
     for start, batch in _batches(levels, NLL_BATCH):
-        mu, logvar = model.encode(model.normalise(batch))
         eps = _noise(model, settings.seed + 1, start, len(batch), settings.nll_samples)
-        weights = []
-        for part in eps.split(NLL_CHUNK):
-            z = model.reparameterise(mu, logvar, part)
-            weights.append((log_px_z(model, batch, z), log_standard_normal(z), log_gaussian(z, mu, logvar)))
-        bounds_of_batches.append(-iwae_bound(*(torch.cat(terms) for terms in zip(*weights, strict=True))))
-    return torch.cat(bounds_of_batches).double().cpu().numpy()
+        found.append(bounds(model, batch, eps, MAX_DECODED)["nll"])
+    return torch.cat(found).double().cpu().numpy()
 
 
 def _noise(model: VAE, seed: int, start: int, count: int, samples: int) -> Tensor:

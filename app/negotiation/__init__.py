@@ -15,7 +15,7 @@ from app.negotiation.answers import (
     stream_images,
 )
 from app.negotiation.media import IMAGES_IN, LATENTS_IN, Format, choose_format
-from app.negotiation.requests import Images, Limits, conform, parse_images, parse_latents, read_body
+from app.negotiation.requests import Limits, conform, parse_images, parse_latents, read_body
 
 __all__ = [
     "ENCODED_FORMATS",
@@ -24,7 +24,6 @@ __all__ = [
     "LATENTS_IN",
     "Format",
     "ImageChunk",
-    "Images",
     "Limits",
     "choose_format",
     "conform",

@@ -1,5 +1,6 @@
 """Answers: arrays to bytes in the chosen format, whole or streamed; a stream has the bytes of the whole."""
 
+import asyncio
 import base64
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -9,7 +10,6 @@ from io import BytesIO
 from typing import Any, Protocol
 from zipfile import ZipFile, ZipInfo
 
-import anyio.to_thread
 import numpy as np
 import orjson
 import safetensors.numpy
@@ -52,11 +52,9 @@ def encoded_answer(model: str, mu: np.ndarray, logvar: np.ndarray, fmt: Format) 
     return Response(body, media_type=fmt.media_type)
 
 
-def images_answer(
-    model: str, images: np.ndarray, fmt: Format, extra: Mapping[str, Any] | None = None
-) -> Response:
-    """Answer uint8 images (N, H, W, C) in one of IMAGE_FORMATS; `extra` members go into JSON only."""
-    writer = _writer(model, images.shape, fmt, extra or {})
+def images_answer(model: str, images: np.ndarray, fmt: Format) -> Response:
+    """Answer uint8 images (N, H, W, C) in one of IMAGE_FORMATS."""
+    writer = _writer(model, images.shape, fmt, {})
     body = writer.begin() + writer.add(ImageChunk(images)) + writer.end()
     return Response(body, media_type=fmt.media_type)
 
@@ -71,8 +69,8 @@ def stream_images(
 ) -> StreamingResponse:
     """Answer `count` images of shape (H, W, C) chunk by chunk: the bytes of images_answer, in bounded memory.
 
-    JSON ends with the chunks' `latents`, if they carry any, which are held until then; a PNG contact sheet
-    holds its images. npy and safetensors have a Content-Length.
+    JSON ends with the `extra` members and the chunks' `latents`, if they carry any, which are held until
+    then; a PNG contact sheet holds its images. npy and safetensors have a Content-Length.
     """
     whole = (count, *shape)
     writer = _writer(model, whole, fmt, extra or {})
@@ -94,10 +92,10 @@ async def _written(
         async for chunk in chunks:
             written += len(chunk.images)
             # PNG compression would hold up every other request on the event loop.
-            yield await anyio.to_thread.run_sync(writer.add, chunk)
+            yield await asyncio.to_thread(writer.add, chunk)
     if written != count:  # an answer that is cut off shows; one that ends well and is short does not
         raise RuntimeError(f"{written} images were streamed; {count} were announced")
-    yield await anyio.to_thread.run_sync(writer.end)
+    yield await asyncio.to_thread(writer.end)
 
 
 class _Writer(Protocol):

@@ -1,13 +1,15 @@
 """Request bodies: read within limits, then parsed into images or latents."""
 
+from __future__ import annotations
+
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from app.errors import Kind, Problem, echo
 from app.negotiation import media
@@ -32,12 +34,16 @@ class Limits:
         """All encoded images of a request, decoded: what raw arrays may bring, and at least one RGB image."""
         return max(self.body_bytes, 3 * self.pixels)
 
+    def within(self, other: Limits) -> Limits:
+        """Return the narrower of two limits, each by each."""
+        return Limits(*map(min, astuple(self), astuple(other)))
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read a request's body.
+
+async def read_body(request: Request, max_bytes: int, admit: Callable[[int], None]) -> bytes:
+    """Read a request's body, telling `admit` of the bytes of every part before it is kept.
 
     Raises 413 beyond `max_bytes`, before reading where Content-Length says so and while reading where it does
-    not; 400 for an empty or broken-off body, 415 for a compressed one.
+    not; 400 for an empty body, 415 for a compressed one; ClientDisconnect for one that breaks off.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
@@ -48,14 +54,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         detail = f"the body has {echo(declared_bytes)} bytes; the limit is {max_bytes}"
         raise Problem(Kind.TOO_LARGE, detail, value=declared_bytes, limit=max_bytes)
     body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                detail = f"the body has {len(body)} bytes or more; the limit is {max_bytes}"
-                raise Problem(Kind.TOO_LARGE, detail, value=len(body), limit=max_bytes)
-    except ClientDisconnect:
-        raise Problem(Kind.MALFORMED, f"the connection closed after {len(body)} bytes of the body") from None
+    async for part in request.stream():
+        admit(len(part))
+        body += part
+        if len(body) > max_bytes:
+            detail = f"the body has {len(body)} bytes or more; the limit is {max_bytes}"
+            raise Problem(Kind.TOO_LARGE, detail, value=len(body), limit=max_bytes)
     if not body:
         raise Problem(Kind.MALFORMED, "the body is empty", value=0)
     return bytes(body)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Query
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.batcher import Answer
-from app.negotiation import Format, choose_format, conform, parse_images, read_body
-from app.service import Service
+from app.errors import Kind, Problem, echo
+from app.negotiation import Format, Limits, choose_format, conform, parse_images, parse_latents, read_body
+from app.service import Input, Service
 from models.bundle import Bundle
 from models.images import Fit
 
-INLINE_BODY_BYTES = 32 << 10  # larger encoded bodies are parsed off the event loop
-INLINE_IMAGES = 16  # more images are encoded off the event loop
+# What is parsed on the event loop, which takes less time than a thread's start; more goes to a thread.
+QUICK = Limits(body_bytes=32 << 10, images=64, pixels=32 << 10)
+QUICK_IMAGES = 16  # more images are drawn or encoded in a thread
+MAX_SHEET_IMAGES = 1024  # one PNG of them all is held in memory and looked at by a person
 
 ModelParameter = Annotated[str | None, Query(description="Id of a loaded bundle; the default one if absent.")]
 FitParameter = Annotated[
@@ -27,6 +31,26 @@ FitParameter = Annotated[
 FormatParameter = Annotated[
     Format | None, Query(description="Format of the answer, in place of the Accept header.")
 ]
+Parse = Callable[[bytes, str | None, Limits], np.ndarray]
+
+
+class StrictRoute(APIRoute):
+    """Refuses query parameters that the route does not have; they would be ignored in silence."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Any]]:  # type: ignore[override]
+        """Return the handler with the check before it."""
+        handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
+
+        async def checked(request: Request) -> Any:
+            for name in request.query_params if request.scope["query_string"] else ():
+                if name not in known:
+                    takes = ", ".join(sorted(known)) or "none"
+                    detail = f"there is no query parameter {echo(name)} here; there are {takes}"
+                    raise Problem(Kind.INVALID, detail, value=name, limit=takes)
+            return await handle(request)
+
+        return checked
 
 
 def service_of(request: Request) -> Service:
@@ -41,16 +65,44 @@ def format_of(request: Request, override: Format | None, offered: Sequence[Forma
     return choose_format(", ".join(request.headers.getlist("accept")) or None, override, offered)
 
 
-async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> np.ndarray:
-    """Read a request's images in the shape of a bundle's model, uint8 (N, H, W, C)."""
-    limits = service_of(request).limits
-    body = await read_body(request, limits.body_bytes)
-    content_type = request.headers.get("content-type")
+def check_sheet(count: int, chosen: Format) -> None:
+    """Raise Problem for more images than one PNG may show."""
+    if chosen is Format.png and count > MAX_SHEET_IMAGES:
+        detail = f"{count} images as png; a contact sheet shows at most {MAX_SHEET_IMAGES}"
+        raise Problem(Kind.INVALID, detail, value=count, limit=MAX_SHEET_IMAGES)
 
-    def parse() -> np.ndarray:
+
+async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Input:
+    """Read a request's images in the shape of a bundle's model, uint8 (N, H, W, C)."""
+
+    def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return conform(parse_images(body, content_type, limits), bundle.config.input.shape, fit)
 
-    return parse() if len(body) <= INLINE_BODY_BYTES else await asyncio.to_thread(parse)
+    return await _read(request, parse)
+
+
+async def read_latents(request: Request, bundle: Bundle) -> Input:
+    """Read a request's latents of a bundle's model, float32 (N, D)."""
+
+    def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
+        return parse_latents(body, content_type, bundle.config.latent_dim, limits)
+
+    return await _read(request, parse)
+
+
+async def _read(request: Request, parse: Parse) -> Input:
+    service = service_of(request)
+    limits, content_type = service.limits, request.headers.get("content-type")
+    with service.intake.body() as admit:
+        body = await read_body(request, limits.body_bytes, admit)
+        deadline = service.deadline()
+        if len(body) <= QUICK.body_bytes:
+            try:
+                return Input(parse(body, content_type, QUICK.within(limits)), deadline)
+            except Problem as problem:
+                if problem.kind is not Kind.TOO_LARGE:
+                    raise
+        return Input(await asyncio.to_thread(parse, body, content_type, limits), deadline)
 
 
 def timed(response: Response, answer: Answer) -> Response:

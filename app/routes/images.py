@@ -18,22 +18,23 @@ from app.negotiation import (
     encoded_answer,
     images_answer,
     json_answer,
-    parse_latents,
-    read_body,
 )
 from app.operations import SCORES, ModelTask, Operation
 from app.routes.common import (
-    INLINE_IMAGES,
+    QUICK_IMAGES,
     FitParameter,
     FormatParameter,
     ModelParameter,
+    StrictRoute,
+    check_sheet,
     format_of,
     read_images,
+    read_latents,
     service_of,
     timed,
 )
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 SamplesParameter = Annotated[
     int, Query(ge=1, description="K, latent samples an image: more tighten the bound `nll`.")
 ]
@@ -47,8 +48,8 @@ async def encode(
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, ENCODED_FORMATS)
-    pixels = await read_images(request, bundle, fit)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.ENCODE), pixels)
+    images = await read_images(request, bundle, fit)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.ENCODE), images)
     mu, logvar = answer.arrays
     return timed(encoded_answer(bundle.id, mu, logvar, chosen), answer)
 
@@ -59,9 +60,8 @@ async def decode(request: Request, model: ModelParameter = None, format: FormatP
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, IMAGE_FORMATS)
-    body = await read_body(request, service.limits.body_bytes)
-    content_type = request.headers.get("content-type")
-    latents = parse_latents(body, content_type, bundle.config.latent_dim, service.limits)
+    latents = await read_latents(request, bundle)
+    check_sheet(len(latents.rows), chosen)
     answer = await service.compute(request, ModelTask(bundle.id, Operation.DECODE), latents)
     return timed(await _images(bundle.id, answer.arrays[0], chosen), answer)
 
@@ -74,14 +74,19 @@ async def reconstruct(
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, IMAGE_FORMATS)
-    pixels = await read_images(request, bundle, fit)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.RECONSTRUCT), pixels)
+    images = await read_images(request, bundle, fit)
+    check_sheet(len(images.rows), chosen)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.RECONSTRUCT), images)
     return timed(await _images(bundle.id, answer.arrays[0], chosen), answer)
 
 
 @router.post("/score", **openapi.SCORE)
 async def score(
-    request: Request, model: ModelParameter = None, fit: FitParameter = None, samples: SamplesParameter = 16
+    request: Request,
+    model: ModelParameter = None,
+    fit: FitParameter = None,
+    samples: SamplesParameter = 16,
+    format: FormatParameter = None,
 ) -> Response:
     """Score images by bounds on log p(x), in nats: a low elbo, a high nll, marks an anomaly.
 
@@ -91,9 +96,9 @@ async def score(
     if samples > (limit := service.settings.max_score_samples):
         raise Problem(Kind.INVALID, f"samples is {samples}; the limit is {limit}", value=samples, limit=limit)
     bundle = service.bundle(model)
-    format_of(request, None, (Format.json,))
-    pixels = await read_images(request, bundle, fit)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.SCORE, samples), pixels)
+    format_of(request, format, (Format.json,))
+    images = await read_images(request, bundle, fit)
+    answer = await service.compute(request, ModelTask(bundle.id, Operation.SCORE, samples), images)
     figures: dict[str, np.ndarray] = dict(zip(SCORES, answer.arrays, strict=True))
     nats_per_bit_per_dim = np.float32(math.prod(bundle.config.input.shape) * math.log(2))
     bits = -figures["elbo"] / nats_per_bit_per_dim
@@ -102,7 +107,7 @@ async def score(
 
 
 async def _images(model: str, images: np.ndarray, chosen: Format) -> Response:
-    is_quick = len(images) <= INLINE_IMAGES or chosen in (Format.npy, Format.safetensors)
+    is_quick = len(images) <= QUICK_IMAGES or chosen in (Format.npy, Format.safetensors)
     if is_quick:
         return images_answer(model, images, chosen)
     return await asyncio.to_thread(images_answer, model, images, chosen)

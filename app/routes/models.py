@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from app import openapi
 from app.negotiation import json_answer
-from app.routes.common import service_of
+from app.routes.common import StrictRoute, service_of
 from app.service import Service
 from models.bundle import Bundle
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.get("/models", **openapi.MODELS)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app import openapi
 from app.errors import Kind, Problem
-from app.negotiation import IMAGE_FORMATS, Format, ImageChunk, stream_images
+from app.negotiation import IMAGE_FORMATS, ImageChunk, stream_images
 from app.operations import ModelTask, Operation
-from app.routes.common import FormatParameter, ModelParameter, format_of, service_of
-from app.service import Service
+from app.routes.common import (
+    FormatParameter,
+    ModelParameter,
+    StrictRoute,
+    check_sheet,
+    format_of,
+    service_of,
+)
+from app.service import Input
 from models.bundle import Bundle
 from models.noise import MAX_SEED
 from models.priors import Prior, sample_latents
 
-router = APIRouter()
-MAX_SHEET_IMAGES = 1024  # one PNG of them all is held in memory and looked at by a person
+router = APIRouter(route_class=StrictRoute)
 RANDOM_SEED_BITS = 32
 
 CountParameter = Annotated[int, Query(alias="n", ge=1, description="Number of images.")]
@@ -53,13 +61,11 @@ async def sample(
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, IMAGE_FORMATS)
-    limit = MAX_SHEET_IMAGES if chosen is Format.png else service.settings.max_samples
-    if count > limit:
-        raise Problem(
-            Kind.INVALID, f"n is {count}; the limit as {chosen} is {limit}", value=count, limit=limit
-        )
+    if count > (limit := service.settings.max_samples):
+        raise Problem(Kind.INVALID, f"n is {count}; the limit is {limit}", value=count, limit=limit)
+    check_sheet(count, chosen)
     seed = secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
-    parts = _parts(service, bundle, prior, seed, offset, count, temperature)
+    parts = _parts(request, bundle, prior, seed, offset, count, temperature)
     first = await anext(parts)  # a fault before the first image is an ordinary problem document
     channels, height, width = bundle.config.input.shape
     extra = {"seed": seed}
@@ -69,19 +75,19 @@ async def sample(
 
 
 async def _parts(
-    service: Service, bundle: Bundle, prior: Prior, seed: int, offset: int, count: int, temperature: float
+    request: Request, bundle: Bundle, prior: Prior, seed: int, offset: int, count: int, temperature: float
 ) -> AsyncGenerator[ImageChunk]:
     """Yield the images in parts of a batch, each computed once the one before it is sent."""
-    task = ModelTask(bundle.id, Operation.DECODE)
-    submit = service.batcher.submit  # the first part meets admission like any request
+    service, task = service_of(request), ModelTask(bundle.id, Operation.DECODE)
     for start in range(offset, offset + count, service.settings.max_batch):
         size = min(service.settings.max_batch, offset + count - start)
-        z = sample_latents(
-            bundle.latents, prior, seed=seed, offset=start, count=size, temperature=temperature
-        )
-        answer = await submit(task, z, service.deadline())
-        yield ImageChunk(answer.arrays[0], z)
-        submit = service.batcher.submit_when_room
+        draw = partial(sample_latents, bundle.latents, prior, seed=seed, temperature=temperature)
+        given = Input(await asyncio.to_thread(draw, offset=start, count=size), service.deadline())
+        if start == offset:  # meets admission like any request, and the watch for its client's departure
+            answer = await service.compute(request, task, given)
+        else:
+            answer = await service.batcher.submit_when_room(task, given.rows, given.deadline)
+        yield ImageChunk(answer.arrays[0], given.rows)
 
 
 async def _chain(first: ImageChunk, rest: AsyncGenerator[ImageChunk]) -> AsyncGenerator[ImageChunk]:

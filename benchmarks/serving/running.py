@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,7 +126,8 @@ class RunningLoop:
         stdin, stdout = self.process.popen.stdin, self.process.popen.stdout
         assert stdin is not None
         assert stdout is not None
-        print(json.dumps(task), file=stdin, flush=True)
+        with suppress(BrokenPipeError):  # it has ended: there is no answer either
+            print(json.dumps(task), file=stdin, flush=True)
         answer = stdout.readline()
         if not answer:
             self.process.popen.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -41,9 +42,12 @@ def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cp
     command += ["--duration", f"{seconds}s", "--timeout", f"{ANSWER_SECONDS}s", "--script", str(SCRIPT), url]
     command += ["--", workload.content_type, workload.accept, *map(str, bodies)]
     timeout = seconds + 2 * ANSWER_SECONDS
-    shown = subprocess.run(
-        pinned(command, cpus), capture_output=True, text=True, check=False, timeout=timeout
-    )
+    try:
+        shown = subprocess.run(
+            pinned(command, cpus), capture_output=True, text=True, check=False, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"wrk has not ended after {timeout} s: {shlex.join(command)}") from None
     if shown.returncode != 0:
         raise BenchmarkError(f"wrk ended with status {shown.returncode}: {shown.stderr or shown.stdout}")
     return parse(shown.stdout, f"{workload.name} to {url} for {seconds} s")

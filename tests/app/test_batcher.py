@@ -99,7 +99,7 @@ class started:
 
     async def __aexit__(self, *_: object) -> None:
         self.driver.step(1000)
-        await self.driver.batcher.close()
+        assert await self.driver.batcher.close(SOON)
 
 
 async def test_a_lone_request_runs_at_once(driver: Driver) -> None:
@@ -150,30 +150,44 @@ async def test_tasks_take_turns_and_never_share_a_batch(driver: Driver) -> None:
 
 async def test_a_deep_engine_gets_the_next_batch_while_one_computes() -> None:
     async with started(depth=2) as driver:
-        answers = [driver.submit(1)]
-        await driver.launches()
-        driver.step()
-        await answers[0]
-        held = driver.submit(8)
-        staged = driver.submit(8)
+        answer = driver.submit(16)
         await driver.launches(2)  # neither has ended
         driver.step(2)
-        await asyncio.gather(held, staged)
+        await answer
+
+
+async def test_images_with_many_samples_run_in_small_batches(driver: Driver) -> None:
+    scored, absurd = ModelTask("m", Operation.SCORE, 4), ModelTask("m", Operation.SCORE, 1000)
+    driver.step(5)
+    await driver.submit(5, scored)
+    await driver.submit(2, absurd)
+    assert [sizes for _, sizes in driver.engine.batches] == [[2], [2], [1], [1], [1]]
 
 
 @pytest.mark.parametrize(
-    ("limits", "rows", "detail"),
+    ("limits", "detail"),
     [
-        ({"max_queued_images": 5}, 6, "6 images would be queued; the limit is 5"),
-        ({"max_queued_bytes": 20}, 6, "24 bytes would be queued; the limit is 20"),
+        ({"max_queued_images": 5}, "6 images would be queued; the limit is 5"),
+        ({"max_queued_bytes": 20}, "24 bytes would be queued; the limit is 20"),
     ],
 )
-async def test_a_full_queue_refuses_at_once(limits: dict[str, int], rows: int, detail: str) -> None:
+async def test_a_full_queue_refuses_at_once(limits: dict[str, int], detail: str) -> None:
     async with started(**limits) as driver:
+        running = driver.submit(1)
+        await driver.launches()
+        waiting = driver.submit(1)
         with pytest.raises(Problem, match=detail) as caught:
-            await driver.submit(rows)
+            await driver.submit(5)
         assert caught.value.kind is Kind.OVERLOADED
         assert driver.dropped("overloaded") == 1
+        driver.step(2)
+        await asyncio.gather(running, waiting)
+
+
+async def test_an_empty_queue_takes_a_request_of_any_size() -> None:
+    async with started(max_queued_images=5, max_queued_bytes=20) as driver:
+        driver.step(1)
+        assert len((await driver.submit(6)).arrays[0]) == 6
 
 
 async def test_retry_after_is_the_time_the_queue_needs() -> None:
@@ -301,14 +315,43 @@ async def test_parts_of_a_begun_answer_wait_for_room() -> None:
         driver.step(3)
         await asyncio.gather(running, filling)
         assert (await waiting).arrays[0].tolist() == [[1.0], [1.0]]
+        assert driver.dropped("overloaded") == 0
 
 
-async def test_parts_that_find_no_room_in_time_are_refused() -> None:
-    async with started(max_queued_images=1) as driver:
+@pytest.mark.parametrize("seconds", [0.05, SOON], ids=["deadline", "disconnected"])
+async def test_parts_get_the_room_of_a_request_that_is_dropped(seconds: float) -> None:
+    async with started(max_queued_images=4) as driver:
+        running = driver.submit(1)
+        await driver.launches()
+        dropped = driver.submit(4, seconds=seconds)
+        await asyncio.sleep(0)
+        rows = np.zeros((2, 1), np.float32)
+        waiting = asyncio.ensure_future(
+            driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + SOON)
+        )
+        await asyncio.sleep(0)
+        if seconds == SOON:
+            dropped.cancel()
+        await asyncio.gather(dropped, return_exceptions=True)
+        while "queued 2 images" not in repr(driver.batcher):
+            await asyncio.sleep(0)
+        driver.step(2)
+        await asyncio.gather(running, waiting)
+
+
+async def test_parts_that_find_no_room_in_time_are_refused_and_counted_once() -> None:
+    async with started(max_queued_images=2) as driver:
+        running = driver.submit(1)
+        await driver.launches()
+        waiting = driver.submit(1)
+        await asyncio.sleep(0)
         rows = np.zeros((2, 1), np.float32)
         with pytest.raises(Problem) as caught:
             await driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + 0.05)
         assert caught.value.kind is Kind.OVERLOADED
+        assert driver.dropped("overloaded") == 1
+        driver.step(2)
+        await asyncio.gather(running, waiting)
 
 
 async def test_closing_computes_what_waits_and_takes_no_more() -> None:
@@ -316,13 +359,23 @@ async def test_closing_computes_what_waits_and_takes_no_more() -> None:
     await driver.batcher.start()
     requests = [driver.submit(5), driver.submit(5)]
     await driver.launches()
-    closing = asyncio.ensure_future(driver.batcher.close())
+    closing = asyncio.ensure_future(driver.batcher.close(SOON))
     await asyncio.sleep(0)
     with pytest.raises(Problem, match="the service is stopping"):
         await driver.submit(1)
     driver.step(10)
-    await closing
+    assert await closing
     assert [len((await request).arrays[0]) for request in requests] == [5, 5]
+
+
+async def test_closing_does_not_wait_for_a_device_that_hangs() -> None:
+    driver = Driver()
+    await driver.batcher.start()
+    request = driver.submit(1)
+    await driver.launches()
+    assert not await driver.batcher.close(0.01)
+    driver.step()
+    await request
 
 
 async def test_a_failed_warm_up_is_raised_by_start() -> None:
@@ -342,6 +395,44 @@ async def test_times_and_sizes_are_measured(driver: Driver) -> None:
     assert value("vae_batch_images_sum") == 3
     assert value("vae_queue_duration_seconds_count") == 1
     assert value("vae_compute_duration_seconds_count") == 1
+
+
+async def test_the_time_of_a_batch_counts_once_for_a_request_with_several_parts_in_it(driver: Driver) -> None:
+    large = driver.submit(20)
+    await driver.launches()
+    small = driver.submit(3)
+    await asyncio.sleep(0)
+    driver.step(3)
+    answer, _ = await asyncio.gather(large, small)
+    assert (ENCODE, [4, 3, 1]) in driver.engine.batches
+    all_batches = driver.metrics.registry.get_sample_value("vae_compute_duration_seconds_sum")
+    assert answer.compute_seconds == pytest.approx(all_batches)
+
+
+async def test_batches_in_flight_together_share_no_time() -> None:
+    async with started(depth=2) as driver:
+        began = time.monotonic()
+        answer = driver.submit(16)
+        await driver.launches(2)
+        driver.step(2)
+        assert (await answer).compute_seconds <= time.monotonic() - began
+
+
+async def test_the_device_is_asked_whether_it_is_lost_while_requests_can_still_be_dropped(
+    driver: Driver,
+) -> None:
+    seen: list[str] = []
+
+    def is_lost() -> bool:
+        seen.append(repr(driver.batcher))  # would hang if the lock were held
+        return False
+
+    driver.engine.is_lost = is_lost  # type: ignore[method-assign]
+    driver.engine.error = RuntimeError("fault")
+    driver.step()
+    with pytest.raises(Problem, match="fault"):
+        await driver.submit(1)
+    assert seen == ["<Batcher queued 0 images in 0 jobs, running 1>"]
 
 
 def test_an_answer_for_a_closed_loop_is_dropped() -> None:

@@ -78,6 +78,24 @@ def test_two_batches_in_flight_keep_their_own_outputs(
 
 
 @pytest.mark.gpu
+def test_a_launch_that_fails_leaves_the_batch_in_flight_alone(
+    engine: CudaEngine, colour: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = ModelTask("colour", Operation.ENCODE)
+    first, second = images(colour, 37), images(colour, 41)
+    expected = engine.launch(task, [first]).result()
+    in_flight = engine.launch(task, [first])
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "_fetch", lambda slot, outputs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.launch(task, [second])
+    after = engine.launch(task, [second])
+    for found, array in zip(in_flight.result(), expected, strict=True):
+        np.testing.assert_array_equal(found, array)
+    after.result()
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 2e-2), ("bf16", 1e-1)])
 def test_lower_precisions_stay_near(
     grey: Bundle, on_cpu: CpuEngine, precision: str, tolerance: float

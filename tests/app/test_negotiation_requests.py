@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from app.errors import Kind, Problem
 from app.negotiation import Limits, conform, parse_images, parse_latents, read_body
@@ -71,7 +71,7 @@ class TestReadBody:
         encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         request = Request({"type": "http", "headers": encoded}, receive)
         try:
-            return asyncio.run(read_body(request, max_bytes)), taken
+            return asyncio.run(read_body(request, max_bytes, lambda count: None)), taken
         except Problem as problem:
             return problem, taken
 
@@ -116,10 +116,8 @@ class TestReadBody:
         assert (problem.kind, problem.detail) == (Kind.MALFORMED, "the body is empty")
 
     def test_broken_off(self) -> None:
-        problem, _ = self.read([b"hel"], {"Content-Length": "5"}, disconnects=True)
-        assert isinstance(problem, Problem)
-        assert problem.kind is Kind.MALFORMED
-        assert problem.detail == "the connection closed after 3 bytes of the body"
+        with pytest.raises(ClientDisconnect):
+            self.read([b"hel"], {"Content-Length": "5"}, disconnects=True)
 
     def test_compressed(self) -> None:
         problem, taken = self.read([b"hello"], {"Content-Encoding": "gzip"})

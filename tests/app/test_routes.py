@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import threading
 import zipfile
 from http.client import HTTPConnection
 
@@ -386,20 +387,56 @@ def test_bad_latents_are_named(client: httpx.Client, content_type: str, body: by
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("n=0", "n"),
-        ("n=100001&format=npy", "n is 100001; the limit as npy is 100000"),
-        ("n=1025&format=png", "n is 1025; the limit as png is 1024"),
-        ("n=999999999999999999999", "limit"),
-        ("n=many", "n"),
-        ("seed=-1", "seed"),
-        ("temperature=nan", "temperature"),
-        ("temperature=11", "temperature"),
-        ("prior=uniform", "prior"),
-        ("format=bmp", "format"),
+        ("n=0", "query parameter n: input should be greater than or equal to 1, got 0"),
+        ("n=100001&format=npy", "n is 100001; the limit is 100000"),
+        ("n=1025&format=png", "1025 images as png; a contact sheet shows at most 1024"),
+        ("n=999999999999999999999", "n is 999999999999999999999; the limit is 100000"),
+        ("n=many", "query parameter n: input should be a valid integer"),
+        ("seed=-1", "query parameter seed: input should be greater than or equal to 0, got -1"),
+        ("temperature=nan", "query parameter temperature: input should be a finite number"),
+        ("temperature=11", "query parameter temperature: input should be less than or equal to 10, got 11"),
+        ("prior=uniform", "query parameter prior: input should be 'standard' or 'aggregated', got uniform"),
+        ("format=bmp", "query parameter format: input should be 'json', 'png'"),
+        ("count=2", "there is no query parameter count here; there are format, model, n, offset, prior"),
     ],
 )
 def test_absurd_samples_are_refused(client: httpx.Client, query: str, words: str) -> None:
     problem(client.get(f"/sample?{query}"), 422, "invalid", words)
+
+
+def test_a_sheet_of_too_many_decoded_images_is_refused(client: httpx.Client) -> None:
+    body = npy(np.zeros((1025, 4), np.float32))
+    response = client.post("/decode?format=png", content=body, headers={"Content-Type": NPY})
+    problem(response, 422, "invalid", "1025 images as png; a contact sheet shows at most 1024")
+
+
+def test_scores_come_as_json_alone(client: httpx.Client, grey: Bundle) -> None:
+    response = client.post(
+        "/score?format=npy", content=npy(pixels_of(grey, 1)), headers={"Content-Type": NPY}
+    )
+    problem(response, 422, "invalid", "format=npy is not offered here; offered are json")
+
+
+def test_a_route_without_parameters_refuses_any(client: httpx.Client) -> None:
+    problem(client.get("/models?id=grey"), 422, "invalid", "no query parameter id here; there are none")
+
+
+@pytest.mark.parametrize(("side", "is_quick"), [(100, True), (1000, False)])
+def test_an_image_of_many_pixels_is_decoded_off_the_event_loop(
+    live: Running, monkeypatch: pytest.MonkeyPatch, side: int, is_quick: bool
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def watched(data: bytes, max_pixels: int) -> np.ndarray:
+        decoded = decode_image(data, max_pixels)
+        threads.append(threading.current_thread())
+        return decoded
+
+    monkeypatch.setattr("app.negotiation.requests.decode_image", watched)
+    png = encode_png(np.zeros((side, side, 1), np.uint8))
+    response = live.client.post("/encode?fit=resize", content=png, headers={"Content-Type": "image/png"})
+    assert response.status_code == 200
+    assert [thread is live.thread for thread in threads] == [is_quick]
 
 
 def test_too_many_score_samples_are_refused(client: httpx.Client, grey: Bundle) -> None:

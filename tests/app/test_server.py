@@ -1,5 +1,6 @@
 """The process around the application: loading, departures, deadlines, overload, draining, exit status."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,13 +15,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from starlette.types import Message, Scope
+from starlette.types import Message, Scope, Send
 
 from app.batcher import Pending
 from app.engine import CpuEngine
 from app.metrics import Metrics
 from app.operations import ModelTask
 from app.server import MeasuredRequests
+from app.service import load_bundles
 from tests.app.conftest import Running, running
 from tests.app.test_routes import NPY, npy, problem
 
@@ -77,8 +79,6 @@ def test_requests_are_refused_with_retry_after_while_the_models_load(
         assert may_load.wait(30)
         return load_bundles(names)
 
-    from app.service import load_bundles
-
     monkeypatch.setattr("app.service.load_bundles", slow)
     monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
     with running(bundle_folder) as server:
@@ -86,14 +86,38 @@ def test_requests_are_refused_with_retry_after_while_the_models_load(
         for response in (server.client.get("/health/ready"), post(server), server.client.get("/models")):
             problem(response, 503, "not-ready", "loading")
             assert int(response.headers["retry-after"]) >= 1
-        assert (
-            "example"
-            not in server.client.get("/openapi.json").json()["paths"]["/encode"]["post"]["requestBody"]
-        )
+        assert not has_example(server)
         may_load.set()
         while server.service.not_ready == "loading":
             server.thread.join(0.01)
         assert post(server).status_code == 200
+        assert has_example(server)
+
+
+def has_example(server: Running) -> bool:
+    document = server.client.get("/openapi.json").json()
+    return "example" in document["paths"]["/encode"]["post"]["requestBody"]["content"]["application/json"]
+
+
+def test_a_service_told_to_stop_while_it_loads_does_not_become_ready(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+
+    def slow(names: tuple[str, ...]) -> object:
+        assert may_load.wait(30)
+        return load_bundles(names)
+
+    monkeypatch.setattr("app.service.load_bundles", slow)
+    monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
+    with running(bundle_folder, drain_delay_seconds=30) as server:
+        server.server.handle_exit(signal.SIGTERM, None)
+        while server.service.not_ready == "loading":
+            server.thread.join(0.01)
+        may_load.set()
+        while server.client.get("/models").status_code == 503:
+            server.thread.join(0.01)
+        problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
 
 
 def test_a_passed_deadline_is_504(bundle_folder: Path, gate: Gate) -> None:
@@ -161,6 +185,8 @@ def test_draining_turns_readiness_off_and_still_answers(bundle_folder: Path, gat
     with running(bundle_folder, drain_delay_seconds=30) as server, posted(server) as answers:
         gate.entered.acquire()
         server.server.handle_exit(signal.SIGTERM, None)
+        while server.service.not_ready is None:
+            server.thread.join(0.01)
         problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
         gate.opened.set()
         assert post(server).status_code == 200
@@ -168,6 +194,44 @@ def test_draining_turns_readiness_off_and_still_answers(bundle_folder: Path, gat
         server.thread.join(30)
     assert answers[0].status_code == 200
     assert server.server.exit_status() == 0
+
+
+def test_a_request_that_outlives_the_grace_period_is_503_and_the_process_ends(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.service.CLOSE_SECONDS", 0.01)
+    with running(bundle_folder, grace_seconds=1) as server, posted(server) as answers:
+        gate.entered.acquire()
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.thread.join(30)  # though the batch never ends
+    problem(answers[0], 503, "not-ready", "the service stopped before the answer was there")
+    assert "the device has not finished its batch" in caplog.text
+
+
+def test_told_to_stop_a_third_time_the_server_waits_for_nothing(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder, drain_delay_seconds=30) as server:
+        for _ in range(2):
+            server.server.handle_exit(signal.SIGINT, None)
+        while not server.server.should_exit:
+            server.thread.join(0.01)
+        assert not server.server.force_exit
+        server.server.handle_exit(signal.SIGINT, None)
+        assert server.server.force_exit
+
+
+def test_a_departed_client_of_sample_is_dropped_and_counted(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder) as server, posted(server):
+        gate.entered.acquire()
+        address = (server.client.base_url.host, server.client.base_url.port)
+        with socket.create_connection(address) as connection:
+            connection.sendall(b"GET /sample?n=16 HTTP/1.1\r\nHost: x\r\n\r\n")
+            while "queued 16 images" not in repr(server.service.batcher):
+                server.thread.join(0.01)
+        while "queued 0 images" not in repr(server.service.batcher):
+            server.thread.join(0.01)
+        value = server.service.metrics.registry.get_sample_value
+        assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
+        gate.opened.set()
 
 
 def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:
@@ -198,6 +262,25 @@ async def test_requests_that_fail_before_their_answer_count_as_500() -> None:
     with pytest.raises(RuntimeError):
         await measured({"type": "http"}, receive, send)
     assert metrics.registry.get_sample_value("vae_requests_total", {"route": "other", "status": "500"}) == 1
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_the_end_of_the_grace_period_cuts_off_is_not_begun_again() -> None:
+    sent: list[Message] = []
+
+    async def cut_off(scope: Scope, receive: object, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        raise asyncio.CancelledError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    with pytest.raises(asyncio.CancelledError):
+        await MeasuredRequests(cut_off, Metrics())({"type": "http"}, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 def serve(*, models: str = "", **variables: str) -> subprocess.Popen[str]:
@@ -242,7 +325,6 @@ def test_two_bundles_of_one_name_exit_one(bundle_folder: Path) -> None:
     ("variables", "words"),
     [
         ({"VAE_MAX_BATCH": "none"}, "VAE_MAX_BATCH: Input should be a valid integer"),
-        ({"VAE_MAX_IMAGES": "100000"}, "settings: Value error, VAE_MAX_QUEUED_IMAGES=8192 is below"),
         ({"VAE_MAXBATCH": "1"}, "no such setting: VAE_MAXBATCH"),
     ],
 )

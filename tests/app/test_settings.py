@@ -29,11 +29,6 @@ def test_fashion_mnist_on_loopback_is_the_default() -> None:
         ({"max_batch": 0}, "greater than or equal to 1"),
         ({"device": "tpu"}, "should match pattern"),
         ({"precision": "fp8"}, "'float32', 'tf32' or 'bf16'"),
-        ({"max_images": 20_000}, "VAE_MAX_QUEUED_IMAGES=8192 is below VAE_MAX_IMAGES=20000"),
-        (
-            {"max_body_bytes": 1 << 30},
-            "VAE_MAX_QUEUED_BYTES=268435456 is below VAE_MAX_BODY_BYTES=1073741824",
-        ),
     ],
 )
 def test_wrong_values_are_refused_with_the_limit(values: dict[str, object], message: str) -> None:
