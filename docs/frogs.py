@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from models.images import encode_png
-from training.datasets import DataConfig, load_dataset
+from training.config import DataConfig
+from training.datasets import load_dataset
 
 FROG = 6
 

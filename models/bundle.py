@@ -8,15 +8,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field, RootModel
 from safetensors.numpy import save as dump_safetensors
-from torch import Tensor
 
 from models.bundle_files import SUMS, BundleFiles, Layout
 from models.config import Strict, VAEConfig
@@ -35,8 +35,6 @@ REQUIRED = (
 )
 OPTIONAL = ("codec.safetensors",)
 GOLDEN_TOLERANCE = 1e-4  # of an output's largest magnitude; float32 on other machines stays below 1e-5
-
-Run = Callable[[Tensor], Tensor]
 
 
 class BundleError(Exception):
@@ -63,8 +61,6 @@ class Estimate(Strict):
 class Metrics(Strict):
     """metrics.json: figures on test data, in nats an image unless named bits."""
 
-    model_config = ConfigDict(strict=False)
-
     n: int = Field(gt=0, description="test images behind elbo, kl and distortion")
     seed: int
     elbo: Estimate
@@ -77,6 +73,10 @@ class Metrics(Strict):
     nll_n: int = Field(gt=0, description="test images behind nll")
     active_dims: int = Field(ge=0, description="latents whose mu varies by more than 0.01 over the test set")
     linear_accuracy: float | None = Field(description="of a linear classifier on mu; null without labels")
+
+
+class Provenance(RootModel[dict[str, Any]]):
+    """training.json: how the weights came to be, for people; the service does not read it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def load_bundle(path: Path) -> Bundle:
     files = BundleFiles(path, REQUIRED, OPTIONAL)
     config = files.document("config.json", BundleConfig)
     metrics = files.document("metrics.json", Metrics)
-    files.json("training.json")
+    files.document("training.json", Provenance)
     weights, latents, golden = (
         files.arrays(f"{name}.safetensors") for name in ("model", "latents", "golden")
     )
@@ -117,13 +117,13 @@ def load_bundle(path: Path) -> Bundle:
         with torch.device("meta"):
             model = VAE(config)
         files.check_layout("model.safetensors", weights, _model_layout(model))
-        files.check_layout("latents.safetensors", latents, _latents_layout(config, latents))
-        files.check_layout("golden.safetensors", golden, _golden_layout(config, golden))
-    if files.faults or config is None or metrics is None:
+        files.check_layout("latents.safetensors", latents, _latents_layout(config, latents or {}))
+        files.check_layout("golden.safetensors", golden, _golden_layout(config, golden or {}))
+    if files.faults or not (config and metrics and weights and latents and golden):
         raise BundleError(path, files.faults)
     state = {name: torch.from_numpy(array) for name, array in weights.items()}
     model.load_state_dict(state, assign=True)
-    if faults := golden_faults(model.eval(), golden):
+    if faults := [*_mixture_faults(latents), *golden_faults(model.eval(), golden)]:
         raise BundleError(path, faults)
     return Bundle(path.name, path, files.digest, config, model, AggregatedPosterior(**latents), metrics)
 
@@ -137,16 +137,18 @@ def save_bundle(
     training: Mapping[str, Any],
     card: str,
     golden_levels: np.ndarray,
+    add: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write a bundle to a temporary folder, verify it as the service would, then rename it to `path`.
 
-    `golden_levels` are uint8 (N, C, H, W) images whose outputs are stored.
+    `golden_levels` are uint8 (N, C, H, W) images whose outputs are stored. `add` is called with the folder
+    before the rename, to put plots and the like beside the files that are served.
 
     Raises FileExistsError where `path` exists, BundleError where the model is not fit to be served.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another id or remove it first")
-    model = model.eval().cpu()
+    model = deepcopy(model).eval().cpu()
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     config = BundleConfig(**model.config.model_dump())
     content = {
@@ -166,10 +168,12 @@ def save_bundle(
         for name, data in {**content, SUMS: sums.encode()}.items():
             _write_durably(temporary / name, data)
         load_bundle(temporary)
+        add(temporary)
         temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    except BundleError as error:
+        raise BundleError(path, error.faults) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # where it was not renamed
 
 
 def golden_outputs(model: VAE, levels: np.ndarray) -> dict[str, np.ndarray]:
@@ -192,6 +196,13 @@ def golden_faults(model: VAE, golden: Mapping[str, np.ndarray]) -> list[str]:
     return faults
 
 
+def _mixture_faults(latents: Mapping[str, np.ndarray]) -> list[str]:
+    weights = latents["weights"]
+    if (weights < 0).any() or not weights.any():
+        return ["latents.safetensors: weights: expected none below 0, and one above"]
+    return []
+
+
 def _model_layout(model: VAE) -> Layout:
     return {
         name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in model.state_dict().items()
@@ -200,7 +211,7 @@ def _model_layout(model: VAE) -> Layout:
 
 def _latents_layout(config: VAEConfig, arrays: Mapping[str, np.ndarray]) -> Layout:
     d = config.latent_dim
-    components = arrays["weights"].size if "weights" in arrays else 0
+    components = max(1, arrays["weights"].size) if "weights" in arrays else 1
     vector, matrix = ("float32", (d,)), ("float32", (components, d))
     return {
         "mean": vector,
@@ -213,7 +224,7 @@ def _latents_layout(config: VAEConfig, arrays: Mapping[str, np.ndarray]) -> Layo
 
 
 def _golden_layout(config: VAEConfig, arrays: Mapping[str, np.ndarray]) -> Layout:
-    n = len(arrays["levels"]) if arrays.get("levels") is not None and arrays["levels"].ndim else 0
+    n = max(1, len(arrays["levels"])) if "levels" in arrays and arrays["levels"].ndim else 1
     posterior = ("float32", (n, config.latent_dim))
     image = (n, *config.input.shape)
     return {"levels": ("uint8", image), "mu": posterior, "logvar": posterior, "x_hat": ("float32", image)}
@@ -225,7 +236,7 @@ def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _json(content: object) -> bytes:
-    return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False).encode() + b"\n"
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -60,41 +61,33 @@ class BundleFiles:
                 self.faults.append(f"{SUMS}: line {number} is not '<sha256>  <name>': {line[:80]!r}")
         return listed
 
-    def json(self, name: str) -> Any:
-        """Return the content of a JSON file, or None where it is missing or at fault."""
+    def document(self, name: str, kind: type[Document]) -> Document | None:
+        """Return a JSON file as a `kind`, or None where it is missing or at fault."""
         if name not in self._content:
             return None
         try:
-            return json.loads(self._content[name])
-        except ValueError as error:  # not JSON, or not UTF-8
-            self.faults.append(f"{name}: not JSON: {error}")
-            return None
-
-    def document(self, name: str, kind: type[Document]) -> Document | None:
-        """Return a JSON file as a `kind`, or None where it is missing or at fault."""
-        if (content := self.json(name)) is None:
-            return None
-        try:
-            return kind.model_validate(content)
+            return kind.model_validate(json.loads(self._content[name]))
         except ValidationError as error:
             for fault in error.errors():
                 where = ".".join(map(str, fault["loc"])) or "document"
-                self.faults.append(f"{name}: {where}: {fault['msg']}, got {str(fault['input'])[:80]}")
-            return None
+                self.faults.append(f"{name}: {where}: {fault['msg']}, got {reprlib.repr(fault['input'])}")
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
+            self.faults.append(f"{name}: not JSON: {error}")
+        return None
 
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Return the tensors of a safetensors file; none where it is missing or at fault."""
+    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return the tensors of a safetensors file, or None where it is missing or at fault."""
         if name not in self._content:
-            return {}
+            return None
         try:
             return parse_safetensors(self._content[name])
         except (SafetensorError, ValueError, KeyError) as error:
             self.faults.append(f"{name}: not safetensors: {error}")
-            return {}
+            return None
 
-    def check_layout(self, name: str, arrays: Mapping[str, np.ndarray], expected: Layout) -> None:
+    def check_layout(self, name: str, arrays: Mapping[str, np.ndarray] | None, expected: Layout) -> None:
         """Collect missing and unexpected tensors, wrong dtypes and shapes, NaN and infinities."""
-        if not arrays:
+        if arrays is None:
             return  # the file's own fault is already known
         self.faults.extend(f"{name}: {key}: missing" for key in expected if key not in arrays)
         self.faults.extend(f"{name}: {key}: unexpected" for key in arrays if key not in expected)

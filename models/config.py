@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_WIDTH = 4096  # channels of a stage, hidden units of a layer, latents
+MAX_STAGES = 6
+MAX_BLOCKS = 64
+
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Family = Literal["convolutional", "fully-connected"]
+Channels = Annotated[
+    tuple[Width, ...],
+    Field(
+        max_length=MAX_STAGES,
+        strict=False,
+        description="convolutional: channels of each stage, halving the size; fully-connected: hidden widths",
+    ),
+]
+Blocks = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MAX_BLOCKS)], ...],
+    Field(max_length=MAX_STAGES, strict=False, description="residual blocks of each convolutional stage"),
+]
+Clamp = Annotated[tuple[float, float], Field(description="of logvar", strict=False)]
+
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
+    """A frozen model that refuses unknown keys, other types, NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class InputConfig(Strict):
@@ -43,30 +63,36 @@ class LikelihoodConfig(Strict):
         return self
 
 
-class VAEConfig(Strict):
-    """Everything needed to build a VAE, weights aside."""
+class NetworkConfig(Strict):
+    """A network, but for the images that it is made for."""
 
-    family: Literal["convolutional", "fully-connected"]
-    latent_dim: int = Field(ge=1, le=4096)
-    channels: tuple[int, ...] = Field(
-        min_length=1,
-        max_length=6,
-        strict=False,
-        description="convolutional: channels of each stage, halving the size; fully-connected: hidden widths",
-    )
-    blocks: tuple[int, ...] = Field(
-        default=(), max_length=6, strict=False, description="residual blocks of each convolutional stage"
-    )
+    family: Family
+    latent_dim: Width
+    channels: Channels
+    blocks: Blocks = ()
     likelihood: LikelihoodConfig
-    input: InputConfig
-    clamp: tuple[float, float] = Field(default=(-12.0, 6.0), description="of logvar", strict=False)
+    clamp: Clamp = (-12.0, 6.0)
 
     @model_validator(mode="after")
     def _blocks_fit_the_family(self) -> Self:
+        if not self.channels:
+            raise ValueError("channels must have at least 1 entry")
         stages = len(self.channels) if self.family == "convolutional" else 0
         if len(self.blocks) != stages:
             raise ValueError(f"blocks must have {stages} entries for this family, got {self.blocks}")
         return self
+
+    @model_validator(mode="after")
+    def _clamp_rises(self) -> Self:
+        if not self.clamp[0] < self.clamp[1]:
+            raise ValueError(f"clamp {self.clamp} must rise")
+        return self
+
+
+class VAEConfig(NetworkConfig):
+    """Everything needed to build a VAE, weights aside."""
+
+    input: InputConfig
 
     @model_validator(mode="after")
     def _levels_fit_the_likelihood(self) -> Self:

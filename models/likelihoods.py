@@ -14,7 +14,7 @@ from models.config import LikelihoodConfig
 
 Levels = UInt8[Tensor, "batch channel height width"]
 Parameters = Float[Tensor, "batch channel parameter height width"]
-Pixels = Float[Tensor, "batch channel height width"]
+PerPixel = Float[Tensor, "batch channel height width"]
 
 
 class Likelihood(ABC):
@@ -26,11 +26,11 @@ class Likelihood(ABC):
         self.levels = levels
 
     @abstractmethod
-    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> Pixels:
+    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> PerPixel:
         """Return each pixel's log probability, in nats."""
 
     @abstractmethod
-    def mean(self, parameters: Parameters) -> Pixels:
+    def mean(self, parameters: Parameters) -> PerPixel:
         """Return each pixel's mean, in levels (0 … levels − 1)."""
 
     def log_prob(self, levels: Levels, parameters: Parameters) -> Float[Tensor, " batch"]:
@@ -43,12 +43,12 @@ class Bernoulli(Likelihood):
 
     parameters = 1
 
-    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> Pixels:
+    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> PerPixel:
         """Return x·log p + (1 − x)·log(1 − p)."""
         logit = parameters[:, :, 0]
         return F.logsigmoid(torch.where(levels > 0, logit, -logit))
 
-    def mean(self, parameters: Parameters) -> Pixels:
+    def mean(self, parameters: Parameters) -> PerPixel:
         """Return the probability of level 1."""
         return torch.sigmoid(parameters[:, :, 0])
 
@@ -58,19 +58,20 @@ class BetaBinomial(Likelihood):
 
     parameters = 2
 
-    def _concentrations(self, parameters: Parameters) -> tuple[Pixels, Pixels]:
+    def _concentrations(self, parameters: Parameters) -> tuple[PerPixel, PerPixel]:
         concentrations = F.softplus(parameters) + 1e-3
         return concentrations[:, :, 0], concentrations[:, :, 1]
 
-    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> Pixels:
+    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> PerPixel:
         """Return log C(n, k) + log B(k + a, n − k + b) − log B(a, b)."""
-        a, b = self._concentrations(parameters)
+        # In double precision: the terms reach some 10⁴ nats and nearly cancel.
+        a, b = self._concentrations(parameters.double())
         n = self.levels - 1
-        k = levels.to(a.dtype)
+        k = levels.double()
         log_choose = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-        return log_choose + _log_beta(k + a, n - k + b) - _log_beta(a, b)
+        return (log_choose + _log_beta(k + a, n - k + b) - _log_beta(a, b)).to(parameters.dtype)
 
-    def mean(self, parameters: Parameters) -> Pixels:
+    def mean(self, parameters: Parameters) -> PerPixel:
         """Return n·a / (a + b)."""
         a, b = self._concentrations(parameters)
         return (self.levels - 1) * a / (a + b)
@@ -101,7 +102,7 @@ class LogisticMixture(Likelihood):
             self.LOG_SCALE_CENTRE + reach * torch.tanh(log_scales / reach),
         )
 
-    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> Pixels:
+    def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> PerPixel:
         """Return logsumexp over components of log weight + log(cdf(upper edge) − cdf(lower edge)).
 
         σ(u) − σ(l) = σ(u)·σ(−l)·(1 − exp(l − u)) keeps full precision in both tails, and u − l depends
@@ -120,7 +121,7 @@ class LogisticMixture(Likelihood):
         )
         return torch.logsumexp(log_weights + log_mass, dim=2)
 
-    def mean(self, parameters: Parameters) -> Pixels:
+    def mean(self, parameters: Parameters) -> PerPixel:
         """Return the mean of the logistics clipped to the range of levels.
 
         E[clip(X, 0, n)] = ∫₀ⁿ P(X > t) dt = s·(softplus(m / s) − softplus((m − n) / s)). It differs from

@@ -13,6 +13,8 @@ from models.noise import component_noise, normal_noise
 Prior = Literal["standard", "aggregated"]
 ACTIVE_VARIANCE = 0.01  # of mu over the data, above which a latent counts as active (Burda et al. 2015)
 
+GATHERED = 1 << 20  # numbers of the Cholesky factors at once
+
 
 @dataclass(frozen=True)
 class AggregatedPosterior:
@@ -45,7 +47,12 @@ def sample_latents(
         return noise
     cumulative = np.cumsum(posterior.weights, dtype=np.float64)
     uniform = component_noise(seed, offset, count) * cumulative[-1]
-    component = np.searchsorted(cumulative, uniform, side="right")
+    # From the left: a uniform of exactly 1 belongs to the last component, and none of weight 0 is chosen.
+    component = np.searchsorted(cumulative, uniform, side="left")
     # Not a matrix product: its rounding depends on the number of rows, and an item's z must not.
-    spread = (posterior.cholesky[component] * noise[:, None, :]).sum(axis=2)
-    return posterior.means[component] + spread
+    rows = max(1, GATHERED // noise.shape[1] ** 2)
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        spread = posterior.cholesky[component[part]] * noise[part, None, :]
+        noise[part] = posterior.means[component[part]] + spread.sum(axis=2)
+    return noise

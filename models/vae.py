@@ -14,9 +14,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from models.config import VAEConfig
-from models.likelihoods import Levels, Parameters, Pixels, build_likelihood
+from models.likelihoods import Levels, Parameters, build_likelihood
 
 Latent = Float[Tensor, "batch latent"]
+Input = Float[Tensor, "batch channel height width"]  # x: levels scaled to the config's range
+Pixels = UInt8[Tensor, "batch channel height width"]  # 0 … 255, whatever the number of levels
 
 
 class ResidualBlock(nn.Module):
@@ -119,20 +121,18 @@ class Coder(nn.Module):
             return convolutional_decoder(self.config, per_pixel)
         channels, height, width = self.config.input.shape
         outputs = channels * per_pixel * height * width
-        widths = (self.config.latent_dim, *reversed(self.config.channels), outputs)
-        unflatten = nn.Unflatten(1, (channels * per_pixel, height, width))
-        return nn.Sequential(*fully_connected(widths), unflatten)
+        return fully_connected((self.config.latent_dim, *reversed(self.config.channels), outputs))
 
-    def to_levels(self, pixels: UInt8[Tensor, "batch channel height width"]) -> Levels:
+    def to_levels(self, pixels: Pixels) -> Levels:
         """Return the levels of pixels 0 … 255: the same, or pixel ≥ 128 where there are two levels."""
         return (pixels >= 128).to(torch.uint8) if self.config.input.levels == 2 else pixels
 
-    def normalise(self, levels: Levels) -> Pixels:
+    def normalise(self, levels: Levels) -> Input:
         """Return x: levels scaled to the range in the config."""
         low, high = self.config.input.range
         return levels.float() * ((high - low) / (self.config.input.levels - 1)) + low
 
-    def to_pixels(self, x_hat: Pixels) -> UInt8[Tensor, "batch channel height width"]:
+    def to_pixels(self, x_hat: Input) -> Pixels:
         """Return x scaled to pixels 0 … 255 and rounded."""
         low, high = self.config.input.range
         return ((x_hat - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
@@ -143,9 +143,10 @@ class Coder(nn.Module):
         # Locations need more than bfloat16's eight bits, so mixed precision ends before the last layer.
         with torch.autocast(z.device.type, enabled=False):
             h = self.decoder[-1](h.float())
-        return h.unflatten(1, (self.config.input.shape[0], self.likelihood.parameters))
+        channels, height, width = self.config.input.shape
+        return h.reshape(len(z), channels, self.likelihood.parameters, height, width)
 
-    def x_hat(self, z: Latent) -> Pixels:
+    def x_hat(self, z: Latent) -> Input:
         """Return the mean of p(x given z), in x's range."""
         low, high = self.config.input.range
         return self.likelihood.mean(self.decode(z)) * ((high - low) / (self.config.input.levels - 1)) + low
@@ -156,7 +157,7 @@ class VAE(Coder):
 
     encoder_outputs = 2
 
-    def encode(self, x: Pixels) -> tuple[Latent, Latent]:
+    def encode(self, x: Input) -> tuple[Latent, Latent]:
         """Return mu and logvar of q(z given x), logvar clamped to the range in the config."""
         mu, logvar = self.encoder(x).float().chunk(2, dim=1)
         return mu, logvar.clamp(*self.config.clamp)
@@ -172,7 +173,7 @@ class Autoencoder(Coder):
 
     encoder_outputs = 1
 
-    def code(self, x: Pixels) -> Latent:
+    def code(self, x: Input) -> Latent:
         """Return the code of each image."""
         code: Tensor = self.encoder(x).float()
         return code

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,12 @@ def small_config(shape: tuple[int, int, int] = (1, 8, 8), latent_dim: int = 4) -
 
 
 def save_small_bundle(
-    path: Path, config: VAEConfig, change: Callable[[VAE], None] = lambda model: None
+    path: Path, config: VAEConfig, change: Callable[[VAE], None] = lambda model: None, **options: Any
 ) -> Path:
-    """Save a bundle with random weights (seed 0), altered by `change`, and a two-component mixture."""
+    """Save a bundle with random weights (seed 0), altered by `change`, and a two-component mixture.
+
+    `options` are those of save_bundle.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = VAE(config)
@@ -57,7 +61,6 @@ def save_small_bundle(
         cholesky=np.stack([np.eye(d, dtype=np.float32)] * 2),
     )
     levels = np.random.default_rng(0).integers(0, 256, (4, *config.input.shape), np.uint8)
-    save_bundle(
-        path, model, latents=latents, metrics=METRICS, training={}, card="# small\n", golden_levels=levels
-    )
+    content: dict[str, Any] = {"metrics": METRICS, "training": {}, "card": "# small\n"}
+    save_bundle(path, model, latents=latents, golden_levels=levels, **{**content, **options})
     return path

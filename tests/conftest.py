@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-SHAPED = ("likelihoods", "noise", "objectives", "priors", "vae")
+SHAPED = ("images", "likelihoods", "noise", "objectives", "priors", "vae")
 install_import_hook([f"models.{module}" for module in SHAPED], "beartype.beartype")
 
 

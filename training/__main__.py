@@ -11,34 +11,42 @@ import torch
 
 from models.bundle import SHIPPED, BundleError, Metrics
 from models.vae import VAE
-from training.config import ConfigError, RunConfig, read_config
-from training.datasets import DataError, load_dataset
+from training.config import RunConfig, read_config
+from training.datasets import load_dataset
 from training.distributed import Place, joined_processes
+from training.errors import ConfigError, DataError, FetchError, RunError
 from training.evaluation import evaluate
 from training.export import export_run
-from training.fetch import PUBLIC_SETS, FetchError, fetch
-from training.trainer import CHECKPOINT, Trainer, resume, train
+from training.fetch import PUBLIC_SETS, fetch
+from training.running import CHECKPOINT, resume, train
+from training.trainer import Trainer
 
-FAULTS = (ConfigError, DataError, FetchError, BundleError, FileExistsError, TypeError, ValueError)
+FAULTS = (ConfigError, DataError, FetchError, RunError, BundleError, OSError)
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the process's exit status (0, or 1 after a fault said on standard error)."""
-    options = _parser().parse_args(arguments)
+    """Run one command; return the process's exit status.
+
+    0; 1 after a fault said on standard error; 130 where a signal stopped it.
+    """
+    options = command_line().parse_args(arguments)
     try:
         if options.command == "data":
             fetch(options.names or list(PUBLIC_SETS), options.into)
             return 0
         with joined_processes() as place:
-            return _run(options, _with_overrides(read_config(options.config), options), place)
+            return _run(options, read_config(options.config, options.data), place)
     except FAULTS as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
     if options.command != "train" and place.world_size > 1:
-        raise ConfigError(f"{options.command} runs in one process, not in {place.world_size}")
+        raise RunError(f"{options.command} runs in one process, not in {place.world_size}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     trainer = Trainer(config, load_dataset(config.data), place)
@@ -50,9 +58,9 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
                 f"stopped at step {trainer.step} of {trainer.steps}; the same command resumes",
                 file=sys.stderr,
             )
-        return 0 if finished else 130
+        return 0 if finished else INTERRUPTED
     if not resume(trainer, run_folder):
-        raise ConfigError(f"{run_folder / CHECKPOINT}: no such file; train the run first")
+        raise RunError(f"{run_folder / CHECKPOINT}: no such file; train the run first")
     if options.command == "evaluate":
         model = trainer.averaged_model.eval()
         if not isinstance(model, VAE):
@@ -74,19 +82,12 @@ def _print(metrics: Metrics) -> None:
     print(metrics.model_dump_json(indent=2))
 
 
-def _with_overrides(config: RunConfig, options: argparse.Namespace) -> RunConfig:
-    if options.data is None:
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": options.data})})
-
-
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     data = commands.add_parser("data", help="fetch and verify public data sets")
-    data.add_argument(
-        "names", nargs="*", choices=[[], *PUBLIC_SETS], metavar="NAME", help=", ".join(PUBLIC_SETS)
-    )
+    data.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(PUBLIC_SETS)}; all by default")
     data.add_argument("--into", type=Path, default=Path("data"))
     for command, text in (
         ("train", "train a run, or resume it"),
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export", "write a run as a bundle"),
     ):
         parsed = commands.add_parser(command, help=text)
-        parsed.add_argument("config", type=Path, help="TOML file of the run")
+        parsed.add_argument("config", type=Path, help="TOML file of the run, or training.json of a bundle")
         parsed.add_argument("--data", type=Path, help="take the data from this path instead of the config's")
         parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of resume states")
     commands.choices["export"].add_argument("--to", type=Path, help="folder to write the bundle in")

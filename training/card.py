@@ -36,8 +36,14 @@ Figures on {n:,} test images, seed {seed}, ± one standard error. {likelihood_no
 | KL | {kl} | |
 | distortion | {distortion} | |
 {linear_row}
-Remake it: `python -m training train CONFIG`, then `python -m training export CONFIG`, where CONFIG is the
-`config` in `training.json`; the shipped bundles' configs lie in `training/configs/`.
+Remake it in a clone of vaeserve, with the images at DATA (`make data` fetches the public sets) and this
+bundle's `training.json`, which also names the commit, the versions and the data's digest it was trained with:
+
+```console
+$ make .venv/dev
+$ .venv/bin/python -m training train training.json --data DATA
+$ .venv/bin/python -m training export training.json --data DATA --to FOLDER
+```
 
 ![reconstructions](plots/reconstructions.png)
 ![samples](plots/samples-aggregated.png)

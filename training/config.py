@@ -2,51 +2,70 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from models.config import InputConfig, LikelihoodConfig, Strict, VAEConfig
-from training.datasets import DataConfig
+from models.config import (
+    Blocks,
+    Channels,
+    Family,
+    InputConfig,
+    LikelihoodConfig,
+    NetworkConfig,
+    Strict,
+    VAEConfig,
+    Width,
+)
+from training.errors import ConfigError
 
-MAX_SEED = 2**32 - 1  # the least of the generators' limits: scikit-learn's
+MAX_RUN_SEED = 2**32 - 1  # the least of the generators' limits: scikit-learn's
 
 AdamBeta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class ConfigError(ValueError):
-    """A configuration file that cannot be used, with every fault found in it."""
+class DataConfig(Strict):
+    """Where a data set lies and how it is read."""
+
+    format: Literal["idx", "folder", "npz", "cifar10"]
+    path: Path = Field(strict=False)
+    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None = Field(
+        default=None, description="(C, H, W): a folder's images are fitted to it, others must have it already"
+    )
+    fit: Literal["resize", "crop", "pad"] = Field(
+        default="crop", description="how a folder's images reach the shape; others are never fitted"
+    )
+    test_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="held out where the source has no test split of its own"
+    )
+
+    @model_validator(mode="after")
+    def _shape_is_of_images(self) -> Self:
+        if self.shape is not None and self.shape[0] not in (1, 3):
+            raise ValueError(f"shape {self.shape} has {self.shape[0]} channels, expected 1 or 3")
+        if self.format == "folder" and self.shape is None:
+            raise ValueError("format 'folder' needs shape = [channels, height, width]")
+        return self
 
 
-class Section(Strict):
-    """A table of the file; its numbers are finite."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class ModelConfig(Section):
+class ModelConfig(NetworkConfig):
     """The network; the input's shape comes from the data."""
 
     kind: Literal["vae", "autoencoder"] = "vae"
-    family: Literal["convolutional", "fully-connected"] = "convolutional"
-    latent_dim: int = Field(default=32, ge=1, le=4096)
-    channels: tuple[PositiveInt, ...] = Field(default=(48, 96), strict=False)
-    blocks: tuple[NonNegativeInt, ...] = Field(default=(1, 2), strict=False)
+    family: Family = "convolutional"
+    latent_dim: Width = 32
+    channels: Channels = (48, 96)
+    blocks: Blocks = (1, 2)
     likelihood: LikelihoodConfig = LikelihoodConfig(name="logistic-mixture", components=5)
-    clamp: tuple[float, float] = Field(default=(-12.0, 6.0), strict=False)
-
-    @model_validator(mode="after")
-    def _clamp_rises(self) -> Self:
-        if not self.clamp[0] < self.clamp[1]:
-            raise ValueError(f"clamp {self.clamp} must rise")
-        return self
 
     def network(self, shape: tuple[int, int, int]) -> VAEConfig:
         """Return the config of the network for images of `shape` (C, H, W).
 
-        Raises ConfigError where the parts, or the images, do not fit together.
+        Raises ConfigError for images outside the network's limits.
         """
         levels: Literal[2, 256] = 2 if self.likelihood.name == "bernoulli" else 256
         parts = self.model_dump(exclude={"kind"})
@@ -56,7 +75,7 @@ class ModelConfig(Section):
             raise ConfigError(f"model: {'; '.join(fault['msg'] for fault in error.errors())}") from None
 
 
-class ObjectiveConfig(Section):
+class ObjectiveConfig(Strict):
     """loss = mean(distortion + beta·kl)."""
 
     kl: Literal["analytic", "monte-carlo"] = "analytic"
@@ -77,7 +96,7 @@ class ObjectiveConfig(Section):
         return self
 
 
-class OptimisationConfig(Section):
+class OptimisationConfig(Strict):
     """AdamW with linear warm-up, cosine decay, clipping and an exponential moving average of weights."""
 
     epochs: int = Field(default=30, ge=1)
@@ -97,16 +116,16 @@ class OptimisationConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(Strict):
     """What `evaluate` and `export` compute on the test set."""
 
-    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    seed: int = Field(default=0, ge=0, le=MAX_RUN_SEED)
     nll_samples: int = Field(default=500, ge=1, description="K of the IWAE bound")
     nll_images: int = Field(default=1000, ge=1)
     mixture_components: int = Field(default=32, ge=1, le=1024, description="of the aggregated posterior")
 
 
-class RunConfig(Section):
+class RunConfig(Strict):
     """A whole run: data, network, objective, optimisation, evaluation."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="names the run and its bundle")
@@ -114,7 +133,7 @@ class RunConfig(Section):
     license: str = Field(
         default="other", pattern=r"^[a-z0-9][a-z0-9.-]*$", description="a hub's identifier, of the data"
     )
-    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    seed: int = Field(default=0, ge=0, le=MAX_RUN_SEED)
     threads: int | None = Field(
         default=None, ge=1, description="of torch on the CPU; its own choice by default"
     )
@@ -125,16 +144,37 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-def read_config(path: Path) -> RunConfig:
-    """Read a run's TOML file; raise ConfigError naming every fault."""
+def read_config(path: Path, data: Path | None = None) -> RunConfig:
+    """Read a run's TOML file, or the config in a bundle's training.json.
+
+    `data` replaces the path of the data, which training.json does not have. Raises ConfigError naming every
+    fault.
+    """
     try:
-        return RunConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        values = _read_values(path)
+        if data is not None and isinstance(values, dict) and isinstance(values.get("data"), dict):
+            values["data"]["path"] = data
+        return RunConfig.model_validate(values)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, f['loc'])) or 'run'}: {f['msg']}, got {f['input']!r}" for f in error.errors()
-        ]
+        faults = [_describe(fault) for fault in error.errors()]
         raise ConfigError("\n  - ".join([f"{path}: {len(faults)} fault(s)", *faults])) from None
+
+
+def _read_values(path: Path) -> Any:
+    content = path.read_bytes()
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        if kind == "TOML":
+            return tomllib.loads(content.decode())
+        training = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not {kind}: {error}") from None
+    return training.get("config") if isinstance(training, dict) else training
+
+
+def _describe(fault: ErrorDetails) -> str:
+    hint = "; --data names it too" if fault["loc"] == ("data", "path") else ""
+    where = ".".join(map(str, fault["loc"])) or "run"
+    return f"{where}: {fault['msg']}{hint}, got {fault['input']!r}"

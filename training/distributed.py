@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from training.errors import RunError
+
 
 @dataclass(frozen=True)
 class Place:
@@ -25,9 +27,9 @@ class Place:
         return self.rank == 0
 
     def share(self, total: int) -> slice:
-        """Return this process's part of a batch of `total`; raise ValueError where it does not divide."""
+        """Return this process's part of a batch of `total`; raise RunError where it does not divide."""
         if total % self.world_size:
-            raise ValueError(f"batch_size {total} does not divide among {self.world_size} processes")
+            raise RunError(f"batch_size {total} does not divide among {self.world_size} processes")
         size = total // self.world_size
         return slice(self.rank * size, (self.rank + 1) * size)
 

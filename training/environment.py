@@ -12,6 +12,7 @@ import torch
 
 from training.distributed import Place
 
+PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -29,10 +30,16 @@ def environment(place: Place) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = _git("rev-parse", "--show-toplevel")
+    if root is None or Path(root) != PROJECT:
+        return None  # a copy without its history, perhaps below somebody else's repository
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(*arguments: str) -> str | None:
     try:
         finished = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+            ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:  # an image without git
         return None

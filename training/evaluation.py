@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,15 +11,17 @@ from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from tqdm import tqdm
 
 from models.bundle import Estimate, Metrics
 from models.noise import normal_noise
-from models.objectives import bounds
+from models.objectives import bits_per_dim, bounds
 from models.priors import ACTIVE_VARIANCE, AggregatedPosterior
 from models.vae import VAE
 from training.config import EvaluationConfig, RunConfig
 from training.datasets import Dataset
-from training.trainer import levels_on_device
+from training.errors import RunError
+from training.inputs import batches, latent_noise, levels_on_device
 
 BATCH = 250
 NLL_BATCH = 10
@@ -30,12 +31,16 @@ MIXTURE_IMAGES = 20_000
 
 @torch.inference_mode()
 def evaluate(model: VAE, dataset: Dataset, config: RunConfig) -> Metrics:
-    """Return the metrics of a model on the whole test set (the nll on its first `nll_images` images)."""
+    """Return the metrics of a model on the whole test set (the nll on its first `nll_images` images).
+
+    Raises RunError for weights that are not finite.
+    """
+    _require_finite(model)
     levels = levels_on_device(model, dataset.test)
     settings = config.evaluation
     parts = _elbo_parts(model, levels, settings.seed)
     nll = _nll(model, levels[: settings.nll_images], settings)
-    bits = 1 / (math.prod(dataset.shape) * math.log(2))
+    bits = float(bits_per_dim(torch.ones((), dtype=torch.float64), dataset.shape))
     test_mu = posterior_means(model, levels)
     return Metrics(
         n=len(levels),
@@ -87,31 +92,27 @@ def fit_aggregated_posterior(model: VAE, dataset: Dataset, config: RunConfig) ->
     )
 
 
+def _require_finite(model: VAE) -> None:
+    faulty = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if faulty:
+        raise RunError(f"the run has diverged: averaged weights are NaN or infinite, first in {faulty[0]}")
+
+
 def _elbo_parts(model: VAE, levels: Tensor, seed: int) -> dict[str, np.ndarray]:
     totals: list[dict[str, Tensor]] = []
-    for start, batch in _batches(levels, BATCH):
-        eps = _noise(model, seed, start, len(batch), 1)
-        totals.append(bounds(model, batch, eps))
+    for start, batch in batches(levels, BATCH):
+        totals.append(bounds(model, batch, latent_noise(model, seed, start, len(batch))))
     return {name: torch.cat([part[name] for part in totals]).double().cpu().numpy() for name in totals[0]}
 
 
 def _nll(model: VAE, levels: Tensor, settings: EvaluationConfig) -> np.ndarray:
     found = []
-    for start, batch in _batches(levels, NLL_BATCH):
-        eps = _noise(model, settings.seed + 1, start, len(batch), settings.nll_samples)
-        found.append(bounds(model, batch, eps, MAX_DECODED)["nll"])
+    with tqdm(desc="nll", total=len(levels), unit="image", disable=None) as bar:
+        for start, batch in batches(levels, NLL_BATCH):
+            eps = latent_noise(model, settings.seed + 1, start, len(batch), settings.nll_samples)
+            found.append(bounds(model, batch, eps, MAX_DECODED)["nll"])
+            bar.update(len(batch))
     return torch.cat(found).double().cpu().numpy()
-
-
-def _noise(model: VAE, seed: int, start: int, count: int, samples: int) -> Tensor:
-    latent = model.config.latent_dim
-    noise = torch.from_numpy(normal_noise(seed, start, count, samples * latent))
-    return noise.to(next(model.parameters()).device).unflatten(1, (samples, latent)).transpose(0, 1)
-
-
-def _batches(levels: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(levels), size):
-        yield start, levels[start : start + size]
 
 
 def _linear_accuracy(model: VAE, test_mu: np.ndarray, dataset: Dataset) -> float | None:

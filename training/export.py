@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from models.bundle import Metrics, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE
 from training.card import model_card
+from training.errors import RunError
 from training.evaluation import evaluate, fit_aggregated_posterior, posterior_means
+from training.inputs import levels_on_device
 from training.plots import (
     plot_curves,
     plot_latent_means,
@@ -19,7 +22,7 @@ from training.plots import (
     plot_samples,
     plot_traversals,
 )
-from training.trainer import Trainer, levels_on_device
+from training.trainer import Trainer
 
 GOLDEN_IMAGES = 16
 
@@ -27,33 +30,26 @@ GOLDEN_IMAGES = 16
 def export_run(trainer: Trainer, destination: Path) -> Metrics:
     """Evaluate a run's averaged weights and write them as a bundle folder `destination`.
 
-    Raises TypeError for an autoencoder, which has no posterior to serve; FileExistsError where the
-    destination exists; BundleError where the weights are not fit to be served.
+    Raises RunError for an autoencoder, which has no posterior to serve, and for weights that are not finite;
+    FileExistsError where the destination exists; BundleError where the weights are not fit to be served.
     """
     model = trainer.averaged_model.eval()
     if not isinstance(model, VAE):
-        raise TypeError(
-            "an autoencoder has no mu, logvar or prior, so there is nothing to export for serving"
-        )
+        raise RunError("an autoencoder has no mu, logvar or prior, so there is nothing to export for serving")
     if destination.exists():
         raise FileExistsError(f"{destination} exists; remove it, or export to another folder with --to")
     metrics = evaluate(model, trainer.dataset, trainer.config)
     latents = fit_aggregated_posterior(model, trainer.dataset, trainer.config)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed once whole, plots included: a destination that exists is a finished bundle.
-    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as scratch:
-        unfinished = Path(scratch) / destination.name
-        save_bundle(
-            unfinished,
-            model,
-            latents=latents,
-            metrics=metrics,
-            training=provenance(trainer),
-            card=model_card(trainer.config, model, metrics, trainer.dataset, trainer.epoch),
-            golden_levels=levels_on_device(model, trainer.dataset.test[:GOLDEN_IMAGES]).cpu().numpy(),
-        )
-        draw_plots(model, trainer, latents, unfinished / "plots")
-        unfinished.rename(destination)
+    save_bundle(
+        destination,
+        model,
+        latents=latents,
+        metrics=metrics,
+        training=provenance(trainer),
+        card=model_card(trainer.config, model, metrics, trainer.dataset, trainer.epoch),
+        golden_levels=levels_on_device(model, trainer.dataset.test[:GOLDEN_IMAGES]).cpu().numpy(),
+        add=lambda folder: draw_plots(model, trainer, latents, folder / "plots"),
+    )
     return metrics
 
 
@@ -71,9 +67,12 @@ def draw_plots(model: VAE, trainer: Trainer, latents: AggregatedPosterior, folde
 
 
 def provenance(trainer: Trainer) -> Mapping[str, Any]:
-    """Return training.json: how the weights came to be, in full."""
+    """Return training.json: how the weights came to be, in full; figures that are not finite are null."""
+    config = json.loads(trainer.trained_config)
+    del config["data"]["path"]  # a bundle goes to other machines, where the digest names the data
+    config["evaluation"] = trainer.config.evaluation.model_dump(mode="json")
     return {
-        "config": trainer.config.model_dump(mode="json"),
+        "config": config,
         "data": {
             "digest": trainer.dataset.digest,
             "train_images": len(trainer.dataset.train),
@@ -83,5 +82,8 @@ def provenance(trainer: Trainer) -> Mapping[str, Any]:
         "steps": trainer.step,
         "skipped_steps": trainer.skipped_steps,
         "wall_seconds": round(trainer.seconds, 1),
-        "history": trainer.history,
+        "history": [
+            {name: value if math.isfinite(value) else None for name, value in record.items()}
+            for record in trainer.history
+        ],
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.likelihoods import Levels
@@ -19,8 +18,7 @@ from models.objectives import (
 )
 from models.vae import VAE, Autoencoder, Coder
 from training.config import ObjectiveConfig
-
-Noise = Float[Tensor, "samples batch latent"]
+from training.inputs import Noise
 
 
 @dataclass(frozen=True)

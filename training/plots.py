@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from models.priors import AggregatedPosterior, Prior, sample_latents
 from models.vae import VAE
 from training.evaluation import posterior_means
-from training.trainer import Record, levels_on_device
+from training.inputs import device_of, levels_on_device
+from training.trainer import Record
 
 Images = UInt8[np.ndarray, "image height width channel"]
 INK, MUTED = "#1f2933", "#9aa5b1"
@@ -23,7 +24,7 @@ BLUE, ORANGE = "#2563a8", "#d9722e"
 @torch.inference_mode()
 def decode_to_images(model: VAE, z: Float32[np.ndarray, "image latent"]) -> Images:
     """Return the means of p(x given z) as pixels (N, H, W, C)."""
-    latents = torch.from_numpy(z).to(next(model.parameters()).device)
+    latents = torch.from_numpy(z).to(device_of(model))
     return model.to_pixels(model.x_hat(latents)).permute(0, 2, 3, 1).cpu().numpy()
 
 

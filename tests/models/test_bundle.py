@@ -65,9 +65,39 @@ def test_a_model_with_nan_weights_is_not_saved(tmp_path: Path, small_config: VAE
     def poison(model: VAE) -> None:
         torch.nn.init.constant_(model.encoder[-1].bias, float("nan"))
 
-    with pytest.raises(BundleError, match=r"encoder\.7\.bias: 8 of 8 values are NaN or infinite"):
+    with pytest.raises(BundleError, match=r"encoder\.7\.bias: 8 of 8 values are NaN or infinite") as caught:
         save_small_bundle(tmp_path / "small", small_config, change=poison)
+    assert str(caught.value).startswith(f"bundle {tmp_path / 'small'}: 4 fault(s)")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_that_json_cannot_hold_are_not_saved(tmp_path: Path, small_config: VAEConfig) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_small_bundle(tmp_path / "small", small_config, training={"loss": float("nan")})
+
+
+def test_the_model_that_is_saved_stays_as_it_is(tmp_path: Path, small_config: VAEConfig) -> None:
+    saved: list[VAE] = []
+    save_small_bundle(tmp_path / "small", small_config, change=saved.append)
+    assert saved[0].training
+
+
+def test_what_is_added_beside_the_files_is_there_with_them_or_not_at_all(
+    tmp_path: Path, small_config: VAEConfig
+) -> None:
+    def write(folder: Path) -> None:
+        assert not (tmp_path / "small").exists()
+        (folder / "notes.txt").write_text("beside")
+
+    save_small_bundle(tmp_path / "small", small_config, add=write)
+    assert {entry.name for entry in (tmp_path / "small").iterdir()} == {*REQUIRED, SUMS, "notes.txt"}
+
+    def break_off(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_small_bundle(tmp_path / "other", small_config, add=break_off)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small"]
 
 
 @pytest.mark.parametrize("name", [*REQUIRED, SUMS])
@@ -90,6 +120,45 @@ def test_an_unreadable_file_is_named(bundle: Path, name: str, content: bytes) ->
     (bundle / name).write_bytes(content)
     reseal(bundle)
     assert f"{name}: not " in faults_of(bundle)
+
+
+@pytest.mark.parametrize("name", [n for n in REQUIRED if n.endswith(".json")])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"null", "document: Input should be a valid dictionary"),
+        (b"[" * 100_000, "not JSON: maximum recursion depth exceeded"),
+        (b"[" * 900 + b"]" * 900, "document: Input should be a valid dictionary"),
+    ],
+    ids=["null", "nested without end", "nested"],
+)
+def test_json_that_is_no_object_is_named(bundle: Path, name: str, content: bytes, fault: str) -> None:
+    (bundle / name).write_bytes(content)
+    reseal(bundle)
+    assert f"{name}: {fault}" in faults_of(bundle)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("8", "n: Input should be a valid integer, got '8'"),
+        (8.0, "n: Input should be a valid integer, got 8.0"),
+        (0, "n: Input should be greater than 0, got 0"),
+    ],
+)
+def test_a_figure_of_another_type_is_named(bundle: Path, value: object, fault: str) -> None:
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    (bundle / "metrics.json").write_text(json.dumps({**metrics, "n": value}))
+    reseal(bundle)
+    assert f"metrics.json: {fault}" in faults_of(bundle)
+
+
+def test_a_figure_that_is_no_number_is_named(bundle: Path) -> None:
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    metrics["nll"]["mean"] = float("nan")
+    (bundle / "metrics.json").write_text(json.dumps(metrics))
+    reseal(bundle)
+    assert "metrics.json: nll.mean: Input should be a finite number, got nan" in faults_of(bundle)
 
 
 def test_a_folder_in_place_of_a_file_is_named(bundle: Path) -> None:
@@ -131,6 +200,11 @@ def drop(arrays: Arrays, name: str) -> None:
     del arrays[name]
 
 
+def shorten(arrays: Arrays, *names: str) -> None:
+    for name in names:
+        arrays[name] = arrays[name][:0]
+
+
 def replace(arrays: Arrays, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     arrays[name] = np.ascontiguousarray(change(arrays[name]))
 
@@ -148,6 +222,13 @@ def replace(arrays: Arrays, name: str, change: Callable[[np.ndarray], np.ndarray
             "8 of 8 values are NaN or infinite",
         ),
         ("model", lambda a: replace(a, "encoder.7.bias", lambda v: v + 0.01), "mu differs by 1.00e-02"),
+        ("model", lambda a: a.clear(), "encoder.7.bias: missing"),
+        ("latents", lambda a: a.clear(), "weights: missing"),
+        ("golden", lambda a: a.clear(), "levels: missing"),
+        ("latents", lambda a: shorten(a, "weights", "means", "cholesky"), "float32 0, expected float32 1"),
+        ("latents", lambda a: replace(a, "weights", lambda v: -v), "weights: expected none below 0"),
+        ("latents", lambda a: replace(a, "weights", lambda v: 0 * v), "weights: expected none below 0"),
+        ("golden", lambda a: shorten(a, *a), "uint8 0×1×8×8, expected uint8 1×1×8×8"),
         ("latents", lambda a: drop(a, "mean"), "mean: missing"),
         ("latents", lambda a: drop(a, "weights"), "weights: missing"),
         ("latents", lambda a: replace(a, "active", np.uint8), "uint8 4, expected bool 4"),

@@ -43,6 +43,16 @@ def test_probabilities_of_a_pixel_sum_to_one(config: LikelihoodConfig, spread: f
     torch.testing.assert_close(table(likelihood, parameters).sum(0), torch.ones(3, 4, 5, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("config", LIKELIHOODS, ids=lambda c: f"{c.name}-{c.components}")
+@pytest.mark.parametrize("spread", [0.1, 3.0, 3000.0])
+def test_probabilities_sum_to_one_in_single_precision(config: LikelihoodConfig, spread: float) -> None:
+    likelihood = build(config)
+    parameters = torch.randn(1, 3, likelihood.parameters, 4, 5) * spread
+    found = table(likelihood, parameters)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.sum(0), torch.ones(3, 4, 5), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", LIKELIHOODS[:2], ids=lambda c: c.name)
 def test_mean_is_the_mean_of_the_table(config: LikelihoodConfig) -> None:
     likelihood = build(config)

@@ -39,3 +39,16 @@ def test_noise_is_standard_normal() -> None:
 def test_component_noise_is_uniform() -> None:
     counts, _ = np.histogram(component_noise(3, 0, 20_000), bins=20, range=(0, 1))
     assert ((counts - 1000) ** 2 / 1000).sum() < 45  # chi-squared, 19 degrees of freedom, p < 0.001
+
+
+def test_a_word_of_ones_gives_finite_normals_and_a_uniform_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ones:
+        def __init__(self, **options: object) -> None:
+            pass
+
+        def random_raw(self, size: int) -> np.ndarray:
+            return np.full(size, 2**64 - 1, np.uint64)
+
+    monkeypatch.setattr(np.random, "Philox", Ones)
+    assert component_noise(0, 0, 2).tolist() == [1.0, 1.0]
+    assert np.isfinite(normal_noise(0, 0, 2, 3)).all()

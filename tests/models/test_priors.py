@@ -1,3 +1,6 @@
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,6 +41,42 @@ def test_the_mixture_has_its_weights_means_and_covariances(two_components: Aggre
     assert abs(len(second) / len(z) - 0.75) < 4 * np.sqrt(0.25 * 0.75 / len(z))
     assert np.abs(second.mean(axis=0) - [10, 0]).max() < 0.06
     assert np.abs(np.cov(second.T) - [[1, 2], [2, 5]]).max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("weights", "uniform", "mean"),
+    [([0.25, 0.75], 0.25, -10), ([0.25, 0.75], 1.0, 10), ([1.0, 0.0], 1.0, -10), ([0.0, 1.0], 1e-16, 10)],
+)
+def test_the_ends_of_the_uniforms_choose_components_that_have_weight(
+    two_components: AggregatedPosterior,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: list[float],
+    uniform: float,
+    mean: float,
+) -> None:
+    monkeypatch.setattr("models.priors.component_noise", lambda seed, offset, count: np.full(count, uniform))
+    weighted = replace(two_components, weights=np.array(weights, np.float32))
+    assert draw(weighted, "aggregated", 0, 1, temperature=0.0)[0, 0] == mean
+
+
+def test_many_latents_do_not_gather_a_matrix_an_item() -> None:
+    d, count = 256, 256
+    wide = AggregatedPosterior(
+        mean=np.zeros(d, np.float32),
+        std=np.ones(d, np.float32),
+        active=np.ones(d, bool),
+        weights=np.ones(1, np.float32),
+        means=np.zeros((1, d), np.float32),
+        cholesky=np.eye(d, dtype=np.float32)[None],
+    )
+    tracemalloc.start()
+    try:
+        z = draw(wide, "aggregated", 0, count)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(z, draw(wide, "standard", 0, count))  # L is the identity
+    assert peak_bytes < 64 * z.nbytes  # the gathered matrices together would be 256 times z
 
 
 @pytest.mark.parametrize("prior", ["standard", "aggregated"])

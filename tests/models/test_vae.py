@@ -84,10 +84,14 @@ def test_an_image_encodes_alike_alone_and_in_a_batch(small_config: VAEConfig) ->
     torch.testing.assert_close(model.encode(x)[0][3:4], model.encode(x[3:4])[0], rtol=1e-5, atol=1e-6)
 
 
-def test_mixed_precision_leaves_parameters_in_single_precision(small_config: VAEConfig) -> None:
-    model = VAE(small_config)
+@pytest.mark.parametrize("family", ["convolutional", "fully-connected"])
+def test_mixed_precision_ends_before_the_last_layer_of_the_decoder(family: str) -> None:
+    model = VAE(config_for(family, (1, 8, 8), LIKELIHOODS[2]))
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.decode(torch.randn(2, 4)).dtype == torch.float32
+        parameters = model.decode(torch.randn(2, 5))
+    assert parameters.dtype == torch.float32
+    rounded = parameters.bfloat16().float()
+    assert (rounded == parameters).float().mean() < 0.1  # bfloat16 keeps one float32 in 65,536
 
 
 def test_stage_sizes_halve_and_round_up() -> None:
@@ -112,6 +116,16 @@ def test_an_autoencoder_has_one_number_a_latent_and_no_posterior(small_config: V
         ({"blocks": (1,)}, "blocks must have 2 entries"),
         ({"family": "fully-connected"}, "blocks must have 0 entries"),
         ({"depth": 3}, "Extra inputs are not permitted"),
+        ({"channels": (8, 0)}, "greater than or equal to 1"),
+        ({"channels": (8, 4097)}, "less than or equal to 4096"),
+        ({"channels": (8, 8.0)}, "valid integer"),
+        ({"channels": ()}, "channels must have at least 1 entry"),
+        ({"blocks": (1, -1)}, "greater than or equal to 0"),
+        ({"blocks": (1, 65)}, "less than or equal to 64"),
+        ({"latent_dim": "4"}, "valid integer"),
+        ({"clamp": (6.0, -12.0)}, r"clamp \(6.0, -12.0\) must rise"),
+        ({"clamp": (-12.0, float("inf"))}, "finite number"),
+        ({"input": {"shape": (1, 8, 8), "range": (float("nan"), 1.0)}}, "finite number"),
     ],
 )
 def test_a_config_that_cannot_be_built_is_refused(

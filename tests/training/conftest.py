@@ -1,17 +1,20 @@
 """Runs small enough for a test: 1×8×8 images of two kinds and networks of some thousand weights."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from tests.training.sources import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, idx_bytes, ramp
 from training.config import RunConfig
 from training.datasets import Dataset
 from training.distributed import Place
+from training.objective import Loss
 from training.trainer import Trainer
 
 HERE = Place(torch.device("cpu"))
@@ -23,6 +26,7 @@ MODEL = {
     "likelihood": {"name": "logistic-mixture", "components": 2},
 }
 OPTIMISATION = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "warmup_steps": 2, "ema_decay": 0.9}
+STEPS_AN_EPOCH, STEPS = 3, 6  # of a tiny run: 24 images, batches of 8, 2 epochs
 EVALUATION = {"nll_samples": 8, "nll_images": 4, "mixture_components": 2}
 
 
@@ -33,6 +37,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    (tmp_path / TRAIN_IMAGES).write_bytes(idx_bytes(ramp(3, 2, 4)))
+    (tmp_path / TRAIN_LABELS).write_bytes(idx_bytes(np.array([7, 0, 9], np.uint8)))
+    (tmp_path / TEST_IMAGES).write_bytes(idx_bytes(ramp(2, 2, 4, first=100)))
+    (tmp_path / TEST_LABELS).write_bytes(idx_bytes(np.array([1, 2], np.uint8)))
+    return tmp_path
 
 
 def tiny_images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +108,26 @@ def _toml_lines(values: dict[str, Any], table: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += _toml_lines(value, f"{table}.{key}" if table else key)
     return lines
+
+
+def take_steps(trainer: Trainer, count: int) -> list[Loss]:
+    return [trainer.train_step(next(trainer.epoch_batches())) for _ in range(count)]
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Compare nested states bit for bit."""
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+class Poisoned(nn.Module):
+    """An objective whose loss is NaN: in the calls of these numbers, or in all."""
+
+    def __init__(self, objective: nn.Module, calls: Container[int] = range(1 << 30)) -> None:
+        super().__init__()
+        self.objective, self.calls, self.called = objective, calls, 0
+
+    def forward(self, levels: Tensor, eps: Tensor, beta: float) -> Loss:
+        loss = self.objective(levels, eps, beta)
+        factor = torch.nan if self.called in self.calls else 1.0
+        self.called += 1
+        return Loss(loss.loss * factor, loss.distortion * factor, loss.kl * factor)

@@ -1,5 +1,7 @@
 """The model card has the header that model hubs read, and the bundle's figures."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from models.bundle import Estimate, Metrics
 from models.vae import VAE
 from tests.training.conftest import tiny_dataset, tiny_trainer
+from training.__main__ import command_line
 from training.card import model_card
 
 METRICS = Metrics(
@@ -107,6 +110,16 @@ def test_figures_of_binarised_pixels_are_said_not_to_compare() -> None:
     assert "Pixels are binarised at 128: these figures do not compare with those of 8-bit pixels." in text
     assert rows(text)["likelihood"] == ["bernoulli, pixels independent given z"]
     assert rows(text)["images"] == ["1×8×8, 2 levels"]
+
+
+def test_it_says_with_which_commands_to_remake_it() -> None:
+    commands = re.findall(r"^\$ \.venv/bin/python -m training (.*)$", card(), re.MULTILINE)
+    parsed = [vars(command_line().parse_args(command.split())) for command in commands]
+    assert [(found["command"], found["config"], found["data"]) for found in parsed] == [
+        ("train", Path("training.json"), Path("DATA")),
+        ("export", Path("training.json"), Path("DATA")),
+    ]
+    assert parsed[1]["to"] == Path("FOLDER")
 
 
 @pytest.mark.parametrize("text", ["braces {id} stay", "100 % | of it"])

@@ -1,11 +1,12 @@
 """A run's TOML file is checked strictly: every fault is named with its key, its value and the limit."""
 
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from training.config import ConfigError, ModelConfig, RunConfig, read_config
+from training.config import ModelConfig, RunConfig, read_config
+from training.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 MINIMAL = 'id = "tiny"\n[data]\nformat = "idx"\npath = "somewhere"\n'
@@ -73,7 +74,16 @@ def test_a_whole_number_is_a_float_too(path: Path) -> None:
         ("", "seed = 4294967296", "seed: Input should be less than or equal to 4294967295, got 4294967296"),
         ("", "threads = 0", "threads: Input should be greater than or equal to 1, got 0"),
         ("model", "latent_dim = 0", "model.latent_dim: Input should be greater than or equal to 1, got 0"),
-        ("model", "channels = [8, 0]", "model.channels.1: Input should be greater than 0, got 0"),
+        (
+            "model",
+            "channels = [8, 0]",
+            "model.channels.1: Input should be greater than or equal to 1, got 0",
+        ),
+        (
+            "model",
+            "channels = [8, 5000]",
+            "model.channels.1: Input should be less than or equal to 4096, got 5000",
+        ),
         ("model", "blocks = [-1]", "model.blocks.0: Input should be greater than or equal to 0, got -1"),
         ("model", "clamp = [6, -12]", "model: Value error, clamp (6.0, -12.0) must rise, got"),
         ("objective", "beta = -0.5", "objective.beta: Input should be greater than or equal to 0, got -0.5"),
@@ -96,6 +106,7 @@ def test_a_whole_number_is_a_float_too(path: Path) -> None:
             "seed = 4294967296",
             "evaluation.seed: Input should be less than or equal to 4294967295, got 4294967296",
         ),
+        ("model", "clamp = [-12, inf]", "model.clamp.1: Input should be a finite number, got inf"),
         # choices
         (
             "model",
@@ -127,6 +138,16 @@ def test_a_whole_number_is_a_float_too(path: Path) -> None:
             "objective",
             'free_bits = 0.1\nestimator = "score-function"\nsamples = 2',
             "objective: Value error, free_bits needs kl = 'analytic' and estimator = 'reparameterised'",
+        ),
+        (
+            "model",
+            "channels = [8]",
+            "model: Value error, blocks must have 1 entries for this family, got (1, 2)",
+        ),
+        (
+            "model",
+            'family = "fully-connected"',
+            "model: Value error, blocks must have 0 entries for this family, got (1, 2)",
         ),
         (
             "model",
@@ -196,14 +217,52 @@ def test_a_bernoulli_network_has_two_levels(path: Path) -> None:
     assert read_config(path).model.network((1, 8, 8)).input.levels == 2
 
 
+def test_images_outside_the_networks_limits_are_refused() -> None:
+    fault = r"model: Value error, shape \(1, 100, 28\) is outside 1×8×8 … 3×64×64"
+    with pytest.raises(ConfigError, match=fault):
+        ModelConfig().network((1, 100, 28))
+
+
+# ---- the config of a bundle
+
+
+@pytest.fixture
+def training_json(tmp_path: Path) -> Path:
+    """Write what a bundle says of its run: every field, but not where its data lay."""
+    config = RunConfig.model_validate({"id": "tiny", "data": {"format": "idx", "path": Path("x")}})
+    values = config.model_dump(mode="json", exclude={"data": {"path"}})
+    assert values["threads"] is None
+    (tmp_path / "training.json").write_text(json.dumps({"config": values, "steps": 3}))
+    return tmp_path / "training.json"
+
+
+def test_a_bundles_training_json_is_a_config_once_its_data_are_named(training_json: Path) -> None:
+    expected = {"id": "tiny", "data": {"format": "idx", "path": Path("elsewhere")}}
+    assert read_config(training_json, Path("elsewhere")) == RunConfig.model_validate(expected)
+
+
+def test_without_a_path_of_the_data_the_option_that_names_it_is_told(training_json: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path: Field required; --data names it too, got"):
+        read_config(training_json)
+
+
 @pytest.mark.parametrize(
-    ("values", "shape", "fault"),
+    ("content", "fault"),
     [
-        ({}, (1, 100, 28), r"shape \(1, 100, 28\) is outside 1×8×8 … 3×64×64"),
-        ({"channels": (8,), "blocks": (1, 1)}, (1, 8, 8), r"blocks must have 1 entries .* got \(1, 1\)"),
-        ({"family": "fully-connected"}, (1, 8, 8), r"blocks must have 0 entries .* got \(1, 2\)"),
+        ("{", "not JSON: Expecting property name"),
+        ("[" * 100_000, "not JSON: maximum recursion depth exceeded"),
+        ("[]", "1 fault(s)\n  - run: Input should be a valid dictionary"),
+        ('{"steps": 3}', "1 fault(s)\n  - run: Input should be a valid dictionary"),
+        ('{"config": {"data": 3}}', "2 fault(s)\n  - id: Field required"),
     ],
 )
-def test_parts_that_do_not_fit_together_are_refused(values: Any, shape: Any, fault: str) -> None:
-    with pytest.raises(ConfigError, match=f"model: Value error, {fault}"):
-        ModelConfig(**values).network(shape)
+def test_json_that_is_no_training_json_is_refused(training_json: Path, content: str, fault: str) -> None:
+    training_json.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read_config(training_json, Path("elsewhere"))
+    assert str(caught.value).startswith(f"{training_json}: {fault}")
+
+
+def test_data_named_beside_a_toml_file_replace_its_path(path: Path) -> None:
+    path.write_text(MINIMAL)
+    assert read_config(path, Path("elsewhere")).data.path == Path("elsewhere")

@@ -20,7 +20,9 @@ from training.__main__ import main
 from training.config import read_config
 from training.datasets import load_dataset
 from training.distributed import Place, joined_processes
-from training.trainer import CHECKPOINT, Trainer, train
+from training.errors import RunError
+from training.running import CHECKPOINT, train
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -38,7 +40,7 @@ def test_each_process_takes_its_share_of_a_batch(rank: int, share: slice) -> Non
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size 10 does not divide among 3 processes"):
+    with pytest.raises(RunError, match="batch_size 10 does not divide among 3 processes"):
         Place(CPU, 0, world_size=3).share(10)
 
 
@@ -181,7 +183,7 @@ def test_torchrun_stops_cleanly_at_sigterm_where_one_process_would_be(tmp_path: 
         text=True,
     ) as run:
         assert run.stdout is not None
-        assert run.stdout.readline().startswith("epoch 1 ")
+        assert run.stdout.readline().startswith("epoch 1: ")
         run.send_signal(signal.SIGTERM)
         _, errors = run.communicate()
     checkpoint = tmp_path / "runs" / "tiny" / CHECKPOINT

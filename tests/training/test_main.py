@@ -20,9 +20,11 @@ from models.bundle import Metrics, load_bundle
 from tests.training.conftest import tiny_images, write_run
 from training.__main__ import main
 from training.distributed import Place
-from training.fetch import PUBLIC_SETS, FetchError
+from training.errors import FetchError
+from training.fetch import PUBLIC_SETS
 from training.objective import Loss
-from training.trainer import CHECKPOINT, Trainer
+from training.running import CHECKPOINT
+from training.trainer import Trainer
 
 
 def write_images(folder: Path) -> None:
@@ -170,7 +172,7 @@ def test_an_autoencoder_trains_and_is_evaluated_but_not_exported(
     config = str(write_run(tmp_path, model={"kind": "autoencoder"}))
     runs = ["--runs", str(tmp_path / "runs")]
     assert main(["train", config, *runs]) == 0
-    distortion = capsys.readouterr().out.split("test_distortion ")[-1].split(",")[0]
+    distortion = capsys.readouterr().out.split("on test images distortion ")[-1].split(" ")[0]
     assert main(["evaluate", config, *runs]) == 0
     assert capsys.readouterr().out == (
         f"autoencoder: distortion {distortion} bits/dim on 12 test images, no ELBO\n"
@@ -194,7 +196,7 @@ def test_a_faulty_config_is_refused_with_its_faults(
 def test_missing_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_run(tmp_path)
     (tmp_path / "images.npz").unlink()
-    assert refused(capsys, "train", str(config)) == f"{tmp_path}/images.npz: no such file"
+    assert refused(capsys, "train", str(config)).startswith(f"{tmp_path}/images.npz: cannot be read: ")
 
 
 def test_images_outside_the_networks_limits_are_refused(
@@ -206,7 +208,50 @@ def test_images_outside_the_networks_limits_are_refused(
     assert fault == "model: Value error, shape (1, 4, 8) is outside 1×8×8 … 3×64×64 (channels 1 or 3)"
 
 
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder = tmp_path / "runs" / "tiny"
+    run_folder.mkdir(parents=True)
+    (run_folder / "checkpoint.partial").symlink_to("/dev/full")
+    fault = refused(capsys, "train", str(write_run(tmp_path)), "--runs", str(tmp_path / "runs"))
+    assert fault == "[Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize("fault", [TypeError, ValueError, KeyError, RuntimeError])
+def test_a_fault_of_the_program_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    def mistaken(*arguments: Any) -> None:
+        raise fault("a mistake")
+
+    monkeypatch.setattr("training.__main__.load_dataset", mistaken)
+    with pytest.raises(fault, match="a mistake"):
+        main(["train", str(write_run(tmp_path)), "--runs", str(tmp_path / "runs")])
+
+
+def test_an_interruption_ends_with_status_130_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(names: Sequence[str], into: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.__main__.fetch", interrupted)
+    assert main(["data", "mnist"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 # ---- options
+
+
+def test_a_bundles_training_json_remakes_it(run: Run, tmp_path: Path) -> None:
+    training = run.folder / "bundles" / "tiny" / "training.json"
+    assert "path" not in json.loads(training.read_text())["config"]["data"]
+    options = ["--data", str(run.folder / "pictures"), "--runs", str(tmp_path / "runs")]
+    assert main(["train", str(training), *options]) == 0
+    assert main(["export", str(training), *options, "--to", str(tmp_path / "again")]) == 0
+    first, again = (load_bundle(folder / "tiny") for folder in (run.folder / "bundles", tmp_path / "again"))
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor), name
+    assert again.metrics == first.metrics
 
 
 def test_the_data_flag_replaces_the_configs_path(tmp_path: Path) -> None:
@@ -276,7 +321,12 @@ def test_a_set_that_cannot_be_fetched_is_refused(
     assert refused(capsys, "data", "mnist") == "mnist: no route brought it"
 
 
-@pytest.mark.parametrize("arguments", [["data", "imagenet"], [], ["serve"], ["train"]])
+def test_an_unknown_set_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    fault = refused(capsys, "data", "imagenet")
+    assert fault == "unknown data set imagenet; there are mnist, fashion-mnist, cifar10"
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["train"]])
 def test_a_command_line_that_means_nothing_ends_with_status_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,1 @@
+"""The kinds of files that images come from, a module each, all giving the same splits."""
