@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from pydantic import ValidationError
@@ -26,6 +27,9 @@ def main() -> int:
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     server = Server(settings)
     server.run()
+    if server.is_computing:  # the interpreter's end would abort the process under a thread inside torch
+        logging.shutdown()
+        os._exit(server.exit_status())
     return server.exit_status()
 
 

@@ -71,7 +71,7 @@ class Job:
     rows: np.ndarray
     deadline: float  # on the time.monotonic clock
     future: asyncio.Future[Answer]
-    admitted: float = field(default_factory=time.monotonic)
+    created: float = field(default_factory=time.monotonic)
     taken: int = 0  # rows already in a batch
     started: float = 0.0  # when the device turned to its first batch
     compute_seconds: float = 0.0
@@ -132,6 +132,11 @@ class Batcher:
         """What the device was lost to, if it was."""
         return self._fault
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self._thread.is_alive()
+
     async def start(self) -> None:
         """Start the engine's thread and wait until it is warm; raise what its warm-up raises."""
         self._thread.start()
@@ -143,7 +148,7 @@ class Batcher:
             self._is_closing = True
             self._changed.notify()
         await asyncio.to_thread(self._thread.join, timeout_seconds)
-        return not self._thread.is_alive()
+        return not self.is_running
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Queue rows for a task and wait for its outputs.
@@ -180,7 +185,7 @@ class Batcher:
         except TimeoutError:
             self._drop(job, "deadline")
             self._room.set()
-            waited = time.monotonic() - job.admitted
+            waited = time.monotonic() - job.created
             detail = (
                 f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
             )
@@ -234,9 +239,9 @@ class Batcher:
         try:
             self._engine.warm_up()
         except Exception as error:
-            self._call(self._warm.set_exception, error)
+            self._call(self._end_warm_up, error)
             return
-        self._call(self._warm.set_result, None)
+        self._call(self._end_warm_up, None)
         self._serve()
 
     def _serve(self) -> None:
@@ -311,6 +316,7 @@ class Batcher:
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         is_lost = self._engine.is_lost()  # waits for the device: not under the lock
+        self._last_ended = time.monotonic()
         with self._changed:
             self._running_images -= batch.images
             failed = set(batch.jobs)
@@ -330,6 +336,14 @@ class Batcher:
 
     # The event loop from here on.
 
+    def _end_warm_up(self, error: Exception | None) -> None:
+        if self._warm.done():  # nobody waits for it any more
+            return
+        if error is None:
+            self._warm.set_result(None)
+        else:
+            self._warm.set_exception(error)
+
     def _deliver(self, batch: Batch, outputs: Arrays, seconds: float) -> None:
         for job in set(batch.jobs):
             job.started = job.started or batch.started
@@ -345,7 +359,7 @@ class Batcher:
         self._room.set()
 
     def _answer(self, job: Job) -> Answer:
-        queue_seconds = job.started - job.admitted
+        queue_seconds = job.started - job.created
         self._metrics.queue_seconds.observe(queue_seconds)
         if len(job.outputs) == 1:
             return Answer(job.outputs[0], queue_seconds, job.compute_seconds)

@@ -14,7 +14,7 @@ class Intake:
 
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
         self._max_bytes, self._metrics = max_bytes, metrics
-        self._held_bytes = 0
+        self.held_bytes = 0
 
     @contextmanager
     def body(self) -> Iterator[Callable[[int], None]]:
@@ -26,14 +26,14 @@ class Intake:
 
         def admit(count: int) -> None:
             nonlocal own_bytes
-            held_bytes = self._held_bytes + count
-            if held_bytes > self._max_bytes and self._held_bytes > own_bytes:
+            wanted_bytes = self.held_bytes + count
+            if wanted_bytes > self._max_bytes and self.held_bytes > own_bytes:
                 self._metrics.dropped.labels("overloaded").inc()
-                detail = f"{held_bytes} bytes of bodies would be held; the limit is {self._max_bytes}"
-                raise Problem(Kind.OVERLOADED, detail, value=held_bytes, limit=self._max_bytes)
-            self._held_bytes, own_bytes = held_bytes, own_bytes + count
+                detail = f"{wanted_bytes} bytes of bodies would be held; the limit is {self._max_bytes}"
+                raise Problem(Kind.OVERLOADED, detail, value=wanted_bytes, limit=self._max_bytes)
+            self.held_bytes, own_bytes = wanted_bytes, own_bytes + count
 
         try:
             yield admit
         finally:
-            self._held_bytes -= own_bytes
+            self.held_bytes -= own_bytes

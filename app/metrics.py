@@ -38,7 +38,7 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "vae_queue_duration_seconds",
-            "From a request's admission to its first batch.",
+            "From a request's arrival at the queue to its first batch.",
             buckets=_SECONDS,
             registry=self.registry,
         )

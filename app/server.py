@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -118,12 +119,12 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn readiness off and close the port after the drain delay; told again, at once.
+        """Turn readiness off and close the port after the drain delay; at once when told again.
 
-        Told once more, the server waits no longer for work in flight. The handler may interrupt anything,
+        Ctrl-C while the server waits for work in flight ends that wait. The handler may interrupt anything,
         so it takes no lock: the next tick does what it asks for.
         """
-        if self.should_exit:
+        if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         is_repeated = self._closes_at < float("inf")
         self._closes_at = 0.0 if is_repeated else time.monotonic() + self._drain_delay_seconds
@@ -139,6 +140,11 @@ class Server(uvicorn.Server):
     def exit_status(self) -> int:
         """Return the process's exit status after `run`."""
         return 1 if self._service.load_fault is not None else 0
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a batch that was not waited for still runs, after `run`."""
+        return self._service.is_computing
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -78,20 +78,20 @@ class Service:
         try:
             bundles = await asyncio.to_thread(load_bundles, self.settings.models)
             engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
-            batcher = Batcher(
+            self._batcher = Batcher(
                 engine,
                 self.metrics,
                 max_batch=self.settings.max_batch,
                 max_queued_images=self.settings.max_queued_images,
                 max_queued_bytes=self.settings.max_queued_bytes,
             )
-            await batcher.start()
+            await self._batcher.start()
         except Exception as error:
             self.load_fault = error
             self._enter("failed")
             log.error("not started: %s", error, exc_info=not isinstance(error, (BundleError, ValueError)))
             return
-        self._bundles, self._batcher, self.device = bundles, batcher, str(engine)
+        self._bundles, self.device = bundles, str(engine)
         if self._state == "loading":  # and not told to stop meanwhile
             self._enter("ready")
         log.info("ready in %.2f s: %s on %s", time.monotonic() - started, ", ".join(bundles), self.device)
@@ -105,6 +105,11 @@ class Service:
         self._enter("stopping")
         if self._batcher is not None and not await self._batcher.close(CLOSE_SECONDS):
             log.error("the device has not finished its batch after %g s; leaving it", CLOSE_SECONDS)
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the engine's thread still runs."""
+        return self._batcher is not None and self._batcher.is_running
 
     def _enter(self, state: str) -> None:
         self._state = state

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     max_queued_bytes: int = Field(
         default=256 << 20,
         ge=1,
-        description="bytes of bodies on their way in, and of images that wait; more is answered 429",
+        description="bytes of bodies on their way in, and again of images that wait; more is answered 429",
     )
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="bytes of a request's body")
     max_images: int = Field(default=4096, ge=1, description="images or latents in one request")
@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     max_samples: int = Field(default=100_000, ge=1, description="n of one /sample request")
     max_score_samples: int = Field(default=1000, ge=1, description="samples (K) of one /score request")
     deadline_seconds: float = Field(
-        default=30.0, gt=0, description="from a request's body to its answer, else 504"
+        default=30.0,
+        gt=0,
+        description="for a request's body to arrive, and from there to its answer, else 504",
     )
     drain_delay_seconds: float = Field(
         default=0.0,

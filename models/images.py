@@ -29,6 +29,7 @@ _DECODERS: dict[bytes, type[ImageFile]] = {
 }
 _PNG_END = b"IEND\xaeB`\x82"
 _FILTER = Image.Resampling.LANCZOS
+MAX_SIDE = 1 << 14  # a filter that scales a side down weighs all of it for each pixel that is left
 
 
 class ImageError(ValueError):
@@ -129,6 +130,8 @@ def _check_header(image: ImageFile, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise ImageTooLargeError(f"{image.width}×{image.height} = {pixels} pixels; the limit is {max_pixels}")
+    if (side := max(image.width, image.height)) > MAX_SIDE:
+        raise ImageTooLargeError(f"{image.width}×{image.height}: a side of {side}; the limit is {MAX_SIDE}")
     frames = getattr(image, "n_frames", 1)
     if frames != 1:
         raise ImageError(f"an animation of {frames} frames; the limit is 1")

@@ -21,13 +21,14 @@ from training.errors import RunError
 from training.trainer import Record, Trainer
 
 CHECKPOINT = "checkpoint.pt"
+DIVERGED_STEPS = 100  # skipped in a row, after which a run is given up
 
 
 def train(trainer: Trainer, run_folder: Path) -> bool:
     """Run to the end or to the first SIGINT or SIGTERM, saving after each epoch; return whether it ended.
 
     Writes checkpoint.pt and TensorBoard events to `run_folder`, and resumes from a checkpoint there. Raises
-    RunError where the checkpoint is of no use, and where every step of an epoch was skipped.
+    RunError where the checkpoint is of no use, and where many steps in a row were skipped.
     """
     resume(trainer, run_folder)
     if trainer.is_finished:
@@ -78,14 +79,9 @@ def _summary_writer(trainer: Trainer, run_folder: Path) -> AbstractContextManage
 
 
 def _train_epoch(trainer: Trainer, stop_requested: list[int]) -> Record:
-    started, skipped_before = time.perf_counter(), trainer.skipped_steps
+    started = time.perf_counter()
     epoch = trainer.step // trainer.steps_per_epoch + 1
     parts = _take_steps(trainer, epoch, stop_requested)
-    if trainer.skipped_steps - skipped_before == trainer.steps_per_epoch:
-        raise RunError(
-            f"the run has diverged: in every step of epoch {epoch} the gradient was NaN or longer than"
-            " skip_gradient_norm; a lower learning_rate may help"
-        )
     distortion, kl = parts[parts.isfinite().all(dim=1)].mean(dim=0)  # a skipped step's may be NaN
     record = {
         "epoch": trainer.epoch,
@@ -114,6 +110,11 @@ def _take_steps(trainer: Trainer, epoch: int, stop_requested: list[int]) -> Tens
         for indices in trainer.epoch_batches():
             loss = trainer.train_step(indices)
             parts.append(torch.stack([loss.distortion, loss.kl]).detach())
+            if trainer.skipped_in_a_row >= DIVERGED_STEPS:
+                raise RunError(
+                    f"the run has diverged: in {DIVERGED_STEPS} steps in a row, to step {trainer.step}, the"
+                    " gradient was NaN or longer than skip_gradient_norm; a lower learning_rate may help"
+                )
             bar.update(len(indices))
             if trainer.place.agree(bool(stop_requested)):
                 break

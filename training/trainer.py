@@ -95,7 +95,7 @@ class Trainer:
             )
         self.steps = optimisation.epochs * self.steps_per_epoch
         self.step = 0
-        self.skipped_steps = 0
+        self.skipped_steps = self.skipped_in_a_row = 0
         self.seconds = 0.0
         self.history: list[Record] = []
         # Of the process that trained last: what the weights come from.
@@ -147,7 +147,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), optimisation.max_gradient_norm)
         if not norm <= optimisation.skip_gradient_norm:  # NaN is skipped too
             self.skipped_steps += 1
+            self.skipped_in_a_row += 1
             return
+        self.skipped_in_a_row = 0
         factor = learning_rate_factor(self.step, self.steps, optimisation)
         for group in self.optimiser.param_groups:
             group["lr"] = optimisation.learning_rate * factor

@@ -94,7 +94,7 @@ async def _read(request: Request, parse: Parse) -> Input:
     service = service_of(request)
     limits, content_type = service.limits, request.headers.get("content-type")
     with service.intake.body() as admit:
-        body = await read_body(request, limits.body_bytes, admit)
+        body = await _received(read_body(request, limits.body_bytes, admit), service)
         deadline = service.deadline()
         if len(body) <= QUICK.body_bytes:
             try:
@@ -103,6 +103,16 @@ async def _read(request: Request, parse: Parse) -> Input:
                 if problem.kind is not Kind.TOO_LARGE:
                     raise
         return Input(await asyncio.to_thread(parse, body, content_type, limits), deadline)
+
+
+async def _received(reading: Awaitable[bytes], service: Service) -> bytes:
+    seconds = service.settings.deadline_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError:
+        detail = f"the body has not arrived within {seconds:g} seconds"
+        raise Problem(Kind.DEADLINE, detail, limit=seconds) from None
 
 
 def timed(response: Response, answer: Answer) -> Response:

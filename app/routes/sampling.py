@@ -79,8 +79,9 @@ async def _parts(
 ) -> AsyncGenerator[ImageChunk]:
     """Yield the images in parts of a batch, each computed once the one before it is sent."""
     service, task = service_of(request), ModelTask(bundle.id, Operation.DECODE)
-    for start in range(offset, offset + count, service.settings.max_batch):
-        size = min(service.settings.max_batch, offset + count - start)
+    part = min(service.settings.max_batch, service.settings.max_queued_images)
+    for start in range(offset, offset + count, part):
+        size = min(part, offset + count - start)
         draw = partial(sample_latents, bundle.latents, prior, seed=seed, temperature=temperature)
         given = Input(await asyncio.to_thread(draw, offset=start, count=size), service.deadline())
         if start == offset:  # meets admission like any request, and the watch for its client's departure

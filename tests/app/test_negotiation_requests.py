@@ -119,6 +119,25 @@ class TestReadBody:
         with pytest.raises(ClientDisconnect):
             self.read([b"hel"], {"Content-Length": "5"}, disconnects=True)
 
+    def test_every_part_is_told_of_before_it_is_kept(self) -> None:
+        told: list[int] = []
+
+        def admit(count: int) -> None:
+            told.append(count)
+            if len(told) == 2:
+                raise Problem(Kind.OVERLOADED, "no room")
+
+        parts = iter([b"hel", b"lo", b"!"])
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": next(parts), "more_body": True}
+
+        request = Request({"type": "http", "headers": []}, receive)
+        with pytest.raises(Problem, match="no room"):
+            asyncio.run(read_body(request, 10, admit))
+        assert told == [3, 2]
+        assert next(parts) == b"!"
+
     def test_compressed(self) -> None:
         problem, taken = self.read([b"hello"], {"Content-Encoding": "gzip"})
         assert taken == 0

@@ -8,6 +8,8 @@ import pytest
 
 from app.errors import MEDIA_TYPE, Kind
 from app.openapi import problem_example
+from app.routes.common import StrictRoute
+from tests.app.conftest import Running
 
 ROUTES = {
     "/encode": {"application/json", "application/x-safetensors", "application/x-npy"},
@@ -124,3 +126,13 @@ def test_every_problem_example_fits_its_schema(document: dict[str, Any]) -> None
 def test_no_description_of_another_error_format_is_left(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in str(document)
     assert problem_example(Kind.DEADLINE)["status"] == 504
+
+
+def test_every_route_that_refuses_unknown_parameters_says_so(live: Running) -> None:
+    app = live.server.app
+    document = app.openapi()
+    strict = [route for route in app.routes if isinstance(route, StrictRoute)]
+    assert len(strict) >= 7
+    for route in strict:
+        (described,) = document["paths"][route.path].values()
+        assert "422" in described["responses"], route.path

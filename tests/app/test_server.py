@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -208,15 +209,37 @@ def test_a_request_that_outlives_the_grace_period_is_503_and_the_process_ends(
     assert "the device has not finished its batch" in caplog.text
 
 
-def test_told_to_stop_a_third_time_the_server_waits_for_nothing(bundle_folder: Path, gate: Gate) -> None:
-    with running(bundle_folder, drain_delay_seconds=30) as server:
-        for _ in range(2):
-            server.server.handle_exit(signal.SIGINT, None)
-        while not server.server.should_exit:
-            server.thread.join(0.01)
+def test_ctrl_c_ends_the_wait_for_work_in_flight_and_sigterm_does_not(
+    bundle_folder: Path, gate: Gate
+) -> None:
+    with running(bundle_folder, grace_seconds=60) as server, posted(server) as answers:
+        gate.entered.acquire()
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            server.server.handle_exit(number, None)
+            while not server.server.should_exit:
+                server.thread.join(0.01)
         assert not server.server.force_exit
         server.server.handle_exit(signal.SIGINT, None)
-        assert server.server.force_exit
+        server.thread.join(30)
+        assert not server.thread.is_alive()
+        assert server.server.is_computing
+    problem(answers[0], 503, "not-ready", "the service stopped before the answer was there")
+
+
+def test_a_body_that_does_not_arrive_is_504_and_makes_room(bundle_folder: Path) -> None:
+    with running(bundle_folder, deadline_seconds=0.2, max_queued_bytes=200) as server:
+        address = (server.client.base_url.host, server.client.base_url.port)
+        head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY}\r\nContent-Length: 500\r\n\r\n"
+        with socket.create_connection(address) as connection:
+            connection.sendall(head.encode() + IMAGE[:150])
+            while not server.service.intake.held_bytes:
+                server.thread.join(0.01)
+            problem(post(server), 429, "overloaded", "bytes of bodies would be held; the limit is 200")
+            answer = connection.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"the body has not arrived within 0.2 seconds" in answer
+        assert server.service.intake.held_bytes == 0
+        assert post(server).status_code == 200
 
 
 def test_a_departed_client_of_sample_is_dropped_and_counted(bundle_folder: Path, gate: Gate) -> None:
@@ -304,6 +327,40 @@ def test_sigterm_exits_zero_once_ready(bundle_folder: Path) -> None:
     assert "grey on cpu" in until(process, "ready in")
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_the_process_under_load_with_exit_zero(bundle_folder: Path) -> None:
+    process = serve(models=str(bundle_folder / "grey"), VAE_THREADS="1")
+    url = re.search(r"http://[\d.:]+", until(process, "Uvicorn running"))[0]  # type: ignore[index]
+    until(process, "ready in")
+    images = npy(np.zeros((4096, 8, 8), np.uint8))
+    with ThreadPoolExecutor(1) as pool:
+        address, headers = f"{url}/score?samples=1000", {"Content-Type": NPY}
+        answer = pool.submit(httpx.post, address, content=images, headers=headers, timeout=60)
+        while b"queued_images 0.0" in httpx.get(f"{url}/metrics").content:
+            assert not answer.done()
+        process.send_signal(signal.SIGTERM)
+        until(process, "Waiting for connections to close")
+        process.send_signal(signal.SIGINT)
+        status, errors = finish(process)
+        problem(answer.result(), 503, "not-ready", "the service stopped before the answer was there")
+    assert status == 0, errors
+
+
+def test_sigterm_while_warming_up_exits_zero(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr(CpuEngine, "warm_up", lambda engine: gate.opened.wait(30))
+    monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
+    with running(bundle_folder) as server:
+        while not server.server.is_computing:
+            server.thread.join(0.01)
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.thread.join(30)
+        assert not server.thread.is_alive()
+        assert server.server.exit_status() == 0
 
 
 def test_a_broken_bundle_exits_one_and_is_never_ready(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from models.images import (
+    MAX_SIDE,
     ImageError,
     ImageTooLargeError,
     contact_sheet,
@@ -359,3 +360,9 @@ class TestContactSheet:
     def test_no_images(self) -> None:
         with pytest.raises(ImageError, match=r"^a contact sheet of 0 images"):
             contact_sheet(noise(0, 2, 2, 1))
+
+
+def test_an_extreme_side_is_refused_before_decoding() -> None:
+    png = encode_png(np.zeros((1, MAX_SIDE + 1, 1), np.uint8))
+    with pytest.raises(ImageTooLargeError, match="16385×1: a side of 16385; the limit is 16384"):
+        decode_image(png, 1 << 24)
