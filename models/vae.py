@@ -19,10 +19,23 @@ from models.likelihoods import Levels, Parameters, build_likelihood
 Latent = Float[Tensor, "batch latent"]
 Input = Float[Tensor, "batch channel height width"]  # x: levels scaled to the config's range
 Pixels = UInt8[Tensor, "batch channel height width"]  # 0 … 255, whatever the number of levels
+# Without it most rectifiers of a block go silent for good within an epoch, at the learning rates that the
+# other layers need; a power of two is a shift where the network runs on integers.
+NEGATIVE_SLOPE = 1 / 8
+
+
+def rectified(h: Tensor) -> Tensor:
+    """Return max(h, NEGATIVE_SLOPE·h)."""
+    return nn.functional.leaky_relu(h, NEGATIVE_SLOPE)
+
+
+def rectifier() -> nn.Module:
+    """Return `rectified` as a layer."""
+    return nn.LeakyReLU(NEGATIVE_SLOPE)
 
 
 class ResidualBlock(nn.Module):
-    """h + conv(relu(conv(relu(h)))), the identity at initialisation.
+    """h + conv(rectified(conv(rectified h))), the identity at initialisation.
 
     No normalisation layer: nothing depends on the other images of a batch, and the decoder stays a
     chain of products, sums and rectifiers.
@@ -37,7 +50,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return a tensor of the shape of `h`."""
-        return h + self.second(torch.relu(self.first(torch.relu(h))))
+        return h + self.second(rectified(self.first(rectified(h))))
 
 
 class Upsample(nn.Module):
@@ -67,7 +80,7 @@ def convolutional_encoder(config: VAEConfig, outputs: int) -> nn.Sequential:
         kernel = 5 if stage == 0 else 3
         layers.append(nn.Conv2d(channels, width_out, kernel, stride=2, padding=kernel // 2))
         layers.extend(ResidualBlock(width_out) for _ in range(blocks))
-        layers.append(nn.ReLU())
+        layers.append(rectifier())
         channels = width_out
     bottom_height, bottom_width = stage_sizes(height, width, len(config.channels))[-1]
     layers.extend([nn.Flatten(), nn.Linear(channels * bottom_height * bottom_width, outputs)])
@@ -86,7 +99,7 @@ def convolutional_decoder(config: VAEConfig, per_pixel: int) -> nn.Sequential:
     stages = zip(config.channels, widths_out, config.blocks, sizes[:-1], strict=True)
     for width_in, width_out, blocks, size in reversed(list(stages)):
         layers.extend(ResidualBlock(width_in) for _ in range(blocks))
-        layers.extend([nn.ReLU(), Upsample(width_in, width_out, size)])
+        layers.extend([rectifier(), Upsample(width_in, width_out, size)])
     return nn.Sequential(*layers)
 
 
@@ -94,7 +107,7 @@ def fully_connected(widths: tuple[int, ...]) -> nn.Sequential:
     """Build linear layers of these widths with rectifiers between them."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        layers.extend([nn.Linear(width_in, width_out), nn.ReLU()])
+        layers.extend([nn.Linear(width_in, width_out), rectifier()])
     return nn.Sequential(*layers[:-1])
 
 

@@ -30,6 +30,7 @@ from training.objective import Loss, Objective
 
 MONITORED_IMAGES = 1000  # of the test set, for the curves alone: nothing is chosen by them
 MONITOR_BATCH = 250
+FULL_RATE_INPUTS = 512
 Record = dict[str, float]
 
 
@@ -66,6 +67,19 @@ def learning_rate_factor(step: int, steps: int, config: OptimisationConfig) -> f
     return warm * (floor + (1 - floor) * cosine)
 
 
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Return each layer's parameters with the share of the learning rate that they get.
+
+    Adam moves every weight by about the learning rate, so the output of a layer moves with the number of its
+    inputs (Yang et al. 2022): beyond FULL_RATE_INPUTS the rate falls as that number rises.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    return [
+        {"params": list(layer.parameters()), "share": min(1.0, FULL_RATE_INPUTS / layer.weight[0].numel())}
+        for layer in layers
+    ]
+
+
 class Trainer:
     """A run in progress: step through it, save it, resume it."""
 
@@ -83,7 +97,7 @@ class Trainer:
             self.objective = DistributedDataParallel(self.objective)
         optimisation = config.optimisation
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
+            parameter_groups(self.model),
             lr=optimisation.learning_rate,
             betas=optimisation.adam_betas,
             weight_decay=optimisation.weight_decay,
@@ -152,7 +166,7 @@ class Trainer:
         self.skipped_in_a_row = 0
         factor = learning_rate_factor(self.step, self.steps, optimisation)
         for group in self.optimiser.param_groups:
-            group["lr"] = optimisation.learning_rate * factor
+            group["lr"] = optimisation.learning_rate * factor * group["share"]
         self.optimiser.step()
         self.ema.update_parameters(self.model)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.config import InputConfig, LikelihoodConfig, VAEConfig
-from models.vae import VAE, Autoencoder, stage_sizes
+from models.vae import VAE, Autoencoder, rectified, stage_sizes
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 9, 13), (3, 64, 64), (1, 8, 63)]
 LIKELIHOODS = [
@@ -92,6 +92,10 @@ def test_mixed_precision_ends_before_the_last_layer_of_the_decoder(family: str) 
     assert parameters.dtype == torch.float32
     rounded = parameters.bfloat16().float()
     assert (rounded == parameters).float().mean() < 0.1  # bfloat16 keeps one float32 in 65,536
+
+
+def test_rectifiers_leak_an_eighth() -> None:
+    assert rectified(torch.tensor([-8.0, -1.0, 0.0, 3.0])).tolist() == [-1.0, -0.125, 0.0, 3.0]
 
 
 def test_stage_sizes_halve_and_round_up() -> None:

@@ -20,7 +20,7 @@ from training.config import ObjectiveConfig, OptimisationConfig
 from training.distributed import Place
 from training.errors import RunError
 from training.objective import Objective
-from training.trainer import Trainer, learning_rate_factor
+from training.trainer import Trainer, learning_rate_factor, parameter_groups
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -48,6 +48,21 @@ def gradient_norm(trainer: Trainer) -> float:
 def test_the_learning_rate_warms_up_linearly_then_falls_along_a_cosine(step: int, factor: float) -> None:
     config = OptimisationConfig(warmup_steps=4, final_learning_rate_fraction=0.2)
     assert learning_rate_factor(step, 10, config) == pytest.approx(factor, rel=1e-12)
+
+
+def test_layers_with_many_inputs_learn_more_slowly() -> None:
+    model = nn.Sequential(nn.Conv2d(16, 4, 3), nn.ReLU(), nn.Linear(1024, 2), nn.Linear(2048, 2))
+    groups = parameter_groups(model)
+    assert [group["share"] for group in groups] == [1.0, 0.5, 0.25]
+    assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+@pytest.mark.parametrize("family", ["convolutional", "fully-connected"])
+def test_every_parameter_of_a_model_is_trained(family: str) -> None:
+    blocks = [1] if family == "convolutional" else []
+    model = tiny_trainer(model={"family": family, "blocks": blocks}).model
+    trained = [p for group in parameter_groups(model) for p in group["params"]]
+    assert {id(p) for p in trained} == {id(p) for p in model.parameters()}
 
 
 def test_without_warm_up_the_first_step_has_the_whole_learning_rate() -> None:
