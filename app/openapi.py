@@ -213,21 +213,12 @@ def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]
     )
     schemas = document["components"]["schemas"]
     schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
-    for name in ("HTTPValidationError", "ValidationError"):  # how FastAPI's own errors would look
-        schemas.pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            _drop_validation(operation["responses"])
             content = operation.get("requestBody", {}).get("content", {})
             if default is not None and JSON in content:
                 content[JSON]["example"] = _example(content, default)
     return document
-
-
-def _drop_validation(responses: dict[str, Any]) -> None:
-    """Drop FastAPI's own 422, which is not how errors look here."""
-    if MEDIA_TYPE not in responses.get("422", {}).get("content", {MEDIA_TYPE: None}):
-        del responses["422"]
 
 
 def _example(content: dict[str, Any], config: BundleConfig) -> dict[str, Any]:

@@ -30,9 +30,12 @@ class Stepped:
         self.steps = threading.Semaphore(0)
         self.error: Exception | None = None
         self.warm_up_error: Exception | None = None
+        self.may_warm_up = threading.Event()
+        self.may_warm_up.set()
         self.lost = False
 
     def warm_up(self) -> None:
+        assert self.may_warm_up.wait(SOON)
         if self.warm_up_error is not None:
             raise self.warm_up_error
 
@@ -383,6 +386,21 @@ async def test_a_failed_warm_up_is_raised_by_start() -> None:
     driver.engine.warm_up_error = RuntimeError("no memory for graphs")
     with pytest.raises(RuntimeError, match="no memory for graphs"):
         await driver.batcher.start()
+
+
+async def test_a_warm_up_that_nobody_waits_for_any_more_ends_in_peace() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+    driver = Driver()
+    driver.engine.may_warm_up.clear()
+    starting = asyncio.ensure_future(driver.batcher.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    driver.engine.may_warm_up.set()
+    assert await driver.batcher.close(SOON)
+    await asyncio.sleep(0)
+    assert faults == []
 
 
 async def test_times_and_sizes_are_measured(driver: Driver) -> None:

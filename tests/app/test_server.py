@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from starlette.types import Message, Scope, Send
 
+from app.__main__ import main
 from app.batcher import Pending
 from app.engine import CpuEngine
 from app.metrics import Metrics
 from app.operations import ModelTask
-from app.server import MeasuredRequests
+from app.server import MeasuredRequests, Server
 from app.service import load_bundles
 from tests.app.conftest import Running, running
 from tests.app.test_routes import NPY, npy, problem
@@ -346,6 +347,22 @@ def test_a_second_ctrl_c_ends_the_process_under_load_with_exit_zero(bundle_folde
         status, errors = finish(process)
         problem(answer.result(), 503, "not-ready", "the service stopped before the answer was there")
     assert status == 0, errors
+
+
+def test_a_process_does_not_wait_for_a_batch_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Computing(Server):
+        is_computing = True
+
+        def run(self) -> None:  # type: ignore[override]
+            pass
+
+    def leave(status: int) -> None:
+        raise SystemExit(f"left at once with {status}")
+
+    monkeypatch.setattr("app.__main__.Server", Computing)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit, match="left at once with 0"):
+        main()
 
 
 def test_sigterm_while_warming_up_exits_zero(
