@@ -29,9 +29,9 @@ train: .venv/dev ## train and export one config: make train CONFIG=training/conf
 	$(BIN)/python -m training train $(CONFIG)
 	$(BIN)/python -m training export $(CONFIG)
 
-bench: .venv/dev ## measure serving against plain FastAPI and a bare torch loop (needs wrk), and the start-up
-	$(BIN)/python -m benchmarks.serving
+bench: .venv/dev ## measure the start, then serving against plain FastAPI and a bare torch loop (needs wrk)
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.serving
 
 lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --all-extras --no-emit-index-url --no-annotate --python-version 3.11 \

@@ -27,7 +27,7 @@ CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
 
 
 @dataclass(frozen=True)
-class Input:
+class Work:
     """Rows for a task, and the time.monotonic by which their answer is due."""
 
     rows: np.ndarray
@@ -130,18 +130,18 @@ class Service:
             )
         return bundles[model]
 
-    async def compute(self, request: Request, task: ModelTask, given: Input) -> Answer:
+    async def compute(self, request: Request, task: ModelTask, work: Work) -> Answer:
         """Compute a task for a request, and nothing for one whose client has gone (ClientDisconnect)."""
-        work = asyncio.ensure_future(self.batcher.submit(task, given.rows, given.deadline))
+        answer = asyncio.ensure_future(self.batcher.submit(task, work.rows, work.deadline))
         departure = asyncio.ensure_future(_departed(request))
         try:
-            await asyncio.wait((work, departure), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            await asyncio.wait((answer, departure), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
                 raise ClientDisconnect
-            return work.result()
+            return answer.result()
         finally:
             departure.cancel()
-            work.cancel()
+            answer.cancel()
 
     @property
     def batcher(self) -> Batcher:

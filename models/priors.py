@@ -12,7 +12,6 @@ from models.noise import component_noise, normal_noise
 
 Prior = Literal["standard", "aggregated"]
 ACTIVE_VARIANCE = 0.01  # of mu over the data, above which a latent counts as active (Burda et al. 2015)
-
 GATHERED = 1 << 20  # numbers of the Cholesky factors at once
 
 

@@ -19,8 +19,9 @@ from models.likelihoods import Levels, Parameters, build_likelihood
 Latent = Float[Tensor, "batch latent"]
 Input = Float[Tensor, "batch channel height width"]  # x: levels scaled to the config's range
 Pixels = UInt8[Tensor, "batch channel height width"]  # 0 … 255, whatever the number of levels
-# Without it most rectifiers of a block go silent for good within an epoch, at the learning rates that the
-# other layers need; a power of two is a shift where the network runs on integers.
+
+# Rectifiers that do not leak go silent for good, most of a block within an epoch, at the learning rates that
+# the other layers need. A power of two is a shift where the network runs on integers.
 NEGATIVE_SLOPE = 1 / 8
 
 

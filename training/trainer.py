@@ -30,7 +30,7 @@ from training.objective import Loss, Objective
 
 MONITORED_IMAGES = 1000  # of the test set, for the curves alone: nothing is chosen by them
 MONITOR_BATCH = 250
-FULL_RATE_INPUTS = 512
+FULL_RATE_INPUTS = 512  # of a layer, up to which it gets the whole learning rate
 Record = dict[str, float]
 
 

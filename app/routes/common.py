@@ -15,7 +15,7 @@ from starlette.responses import Response
 from app.batcher import Answer
 from app.errors import Kind, Problem, echo
 from app.negotiation import Format, Limits, choose_format, conform, parse_images, parse_latents, read_body
-from app.service import Input, Service
+from app.service import Service, Work
 from models.bundle import Bundle
 from models.images import Fit
 
@@ -72,7 +72,7 @@ def check_sheet(count: int, chosen: Format) -> None:
         raise Problem(Kind.INVALID, detail, value=count, limit=MAX_SHEET_IMAGES)
 
 
-async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Input:
+async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Work:
     """Read a request's images in the shape of a bundle's model, uint8 (N, H, W, C)."""
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
@@ -81,7 +81,7 @@ async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Inpu
     return await _read(request, parse)
 
 
-async def read_latents(request: Request, bundle: Bundle) -> Input:
+async def read_latents(request: Request, bundle: Bundle) -> Work:
     """Read a request's latents of a bundle's model, float32 (N, D)."""
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
@@ -90,7 +90,7 @@ async def read_latents(request: Request, bundle: Bundle) -> Input:
     return await _read(request, parse)
 
 
-async def _read(request: Request, parse: Parse) -> Input:
+async def _read(request: Request, parse: Parse) -> Work:
     service = service_of(request)
     limits, content_type = service.limits, request.headers.get("content-type")
     with service.intake.body() as admit:
@@ -98,11 +98,11 @@ async def _read(request: Request, parse: Parse) -> Input:
         deadline = service.deadline()
         if len(body) <= QUICK.body_bytes:
             try:
-                return Input(parse(body, content_type, QUICK.within(limits)), deadline)
+                return Work(parse(body, content_type, QUICK.within(limits)), deadline)
             except Problem as problem:
                 if problem.kind is not Kind.TOO_LARGE:
                     raise
-        return Input(await asyncio.to_thread(parse, body, content_type, limits), deadline)
+        return Work(await asyncio.to_thread(parse, body, content_type, limits), deadline)
 
 
 async def _received(reading: Awaitable[bytes], service: Service) -> bytes:

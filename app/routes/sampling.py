@@ -23,7 +23,7 @@ from app.routes.common import (
     format_of,
     service_of,
 )
-from app.service import Input
+from app.service import Work
 from models.bundle import Bundle
 from models.noise import MAX_SEED
 from models.priors import Prior, sample_latents
@@ -83,12 +83,12 @@ async def _parts(
     for start in range(offset, offset + count, part):
         size = min(part, offset + count - start)
         draw = partial(sample_latents, bundle.latents, prior, seed=seed, temperature=temperature)
-        given = Input(await asyncio.to_thread(draw, offset=start, count=size), service.deadline())
+        work = Work(await asyncio.to_thread(draw, offset=start, count=size), service.deadline())
         if start == offset:  # meets admission like any request, and the watch for its client's departure
-            answer = await service.compute(request, task, given)
+            answer = await service.compute(request, task, work)
         else:
-            answer = await service.batcher.submit_when_room(task, given.rows, given.deadline)
-        yield ImageChunk(answer.arrays[0], given.rows)
+            answer = await service.batcher.submit_when_room(task, work.rows, work.deadline)
+        yield ImageChunk(answer.arrays[0], work.rows)
 
 
 async def _chain(first: ImageChunk, rest: AsyncGenerator[ImageChunk]) -> AsyncGenerator[ImageChunk]:

@@ -74,6 +74,11 @@ class Driver:
         values = np.arange(first, first + rows, dtype=np.float32)[:, None]
         return asyncio.ensure_future(self.batcher.submit(task, values, time.monotonic() + seconds))
 
+    def submit_when_room(self, rows: int, seconds: float = SOON) -> "asyncio.Task[Answer]":
+        values = np.arange(rows, dtype=np.float32)[:, None]
+        deadline = time.monotonic() + seconds
+        return asyncio.ensure_future(self.batcher.submit_when_room(ENCODE, values, deadline))
+
     async def launches(self, count: int = 1) -> None:
         for _ in range(count):
             await asyncio.to_thread(self.engine.launched.get)
@@ -309,15 +314,12 @@ async def test_parts_of_a_begun_answer_wait_for_room() -> None:
         await driver.launches()
         filling = driver.submit(4)
         await asyncio.sleep(0)
-        rows = np.zeros((2, 1), np.float32)
-        waiting = asyncio.ensure_future(
-            driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + SOON)
-        )
+        waiting = driver.submit_when_room(2)
         await asyncio.sleep(0)
         assert not waiting.done()
         driver.step(3)
         await asyncio.gather(running, filling)
-        assert (await waiting).arrays[0].tolist() == [[1.0], [1.0]]
+        assert (await waiting).arrays[0].tolist() == [[1.0], [2.0]]
         assert driver.dropped("overloaded") == 0
 
 
@@ -328,10 +330,7 @@ async def test_parts_get_the_room_of_a_request_that_is_dropped(seconds: float) -
         await driver.launches()
         dropped = driver.submit(4, seconds=seconds)
         await asyncio.sleep(0)
-        rows = np.zeros((2, 1), np.float32)
-        waiting = asyncio.ensure_future(
-            driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + SOON)
-        )
+        waiting = driver.submit_when_room(2)
         await asyncio.sleep(0)
         if seconds == SOON:
             dropped.cancel()
@@ -348,9 +347,8 @@ async def test_parts_that_find_no_room_in_time_are_refused_and_counted_once() ->
         await driver.launches()
         waiting = driver.submit(1)
         await asyncio.sleep(0)
-        rows = np.zeros((2, 1), np.float32)
         with pytest.raises(Problem) as caught:
-            await driver.batcher.submit_when_room(ENCODE, rows, time.monotonic() + 0.05)
+            await driver.submit_when_room(2, seconds=0.05)
         assert caught.value.kind is Kind.OVERLOADED
         assert driver.dropped("overloaded") == 1
         driver.step(2)

@@ -72,17 +72,23 @@ def posted(server: Running) -> Iterator["list[httpx.Response]"]:
     thread.join(30)
 
 
-def test_requests_are_refused_with_retry_after_while_the_models_load(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_load = threading.Event()
+@pytest.fixture
+def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event that every service waits for before it loads its bundles."""
+    event = threading.Event()
 
     def slow(names: tuple[str, ...]) -> object:
-        assert may_load.wait(30)
+        assert event.wait(30)
         return load_bundles(names)
 
     monkeypatch.setattr("app.service.load_bundles", slow)
     monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
+    return event
+
+
+def test_requests_are_refused_with_retry_after_while_the_models_load(
+    bundle_folder: Path, may_load: threading.Event
+) -> None:
     with running(bundle_folder) as server:
         assert server.client.get("/health/live").status_code == 200
         for response in (server.client.get("/health/ready"), post(server), server.client.get("/models")):
@@ -102,16 +108,8 @@ def has_example(server: Running) -> bool:
 
 
 def test_a_service_told_to_stop_while_it_loads_does_not_become_ready(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+    bundle_folder: Path, may_load: threading.Event
 ) -> None:
-    may_load = threading.Event()
-
-    def slow(names: tuple[str, ...]) -> object:
-        assert may_load.wait(30)
-        return load_bundles(names)
-
-    monkeypatch.setattr("app.service.load_bundles", slow)
-    monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
     with running(bundle_folder, drain_delay_seconds=30) as server:
         server.server.handle_exit(signal.SIGTERM, None)
         while server.service.not_ready == "loading":
