@@ -160,12 +160,11 @@ def save_bundle(
         "training.json": _json(training),
         "README.md": card.encode(),
     }
-    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        for name, data in {**content, SUMS: sums.encode()}.items():
+        for name, data in {**content, SUMS: _sums(content)}.items():
             _write_durably(temporary / name, data)
         load_bundle(temporary)
         add(temporary)
@@ -174,6 +173,35 @@ def save_bundle(
         raise BundleError(path, error.faults) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # where it was not renamed
+
+
+def change_bundle(path: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into a bundle, new or in place of old ones; what comes of it is verified first.
+
+    Raises BundleError where the bundle, or what would become of it, is not fit to be served.
+    """
+    load_bundle(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as workplace:
+        changed, old = Path(workplace, "changed"), Path(workplace, "old")
+        shutil.copytree(path, changed)
+        for name, data in files.items():
+            _write_durably(changed / name, data)
+        _write_durably(changed / SUMS, _sums({n: (changed / n).read_bytes() for n in _parts_in(changed)}))
+        try:
+            load_bundle(changed)
+        except BundleError as error:
+            raise BundleError(path, error.faults) from error
+        path.rename(old)
+        changed.rename(path)
+
+
+def _parts_in(folder: Path) -> list[str]:
+    return [name for name in (*REQUIRED, *OPTIONAL) if (folder / name).exists()]
+
+
+def _sums(content: Mapping[str, bytes]) -> bytes:
+    lines = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))
+    return "".join(lines).encode()
 
 
 def golden_outputs(model: VAE, levels: np.ndarray) -> dict[str, np.ndarray]:

@@ -87,16 +87,21 @@ class BundleFiles:
 
     def check_layout(self, name: str, arrays: Mapping[str, np.ndarray] | None, expected: Layout) -> None:
         """Collect missing and unexpected tensors, wrong dtypes and shapes, NaN and infinities."""
-        if arrays is None:
-            return  # the file's own fault is already known
-        self.faults.extend(f"{name}: {key}: missing" for key in expected if key not in arrays)
-        self.faults.extend(f"{name}: {key}: unexpected" for key in arrays if key not in expected)
-        for key in expected.keys() & arrays.keys():
-            actual, wanted = (str(arrays[key].dtype), arrays[key].shape), expected[key]
-            if actual != wanted:
-                self.faults.append(f"{name}: {key}: {_describe(actual)}, expected {_describe(wanted)}")
-            elif bad := int(np.count_nonzero(~np.isfinite(arrays[key]))):
-                self.faults.append(f"{name}: {key}: {bad} of {arrays[key].size} values are NaN or infinite")
+        if arrays is not None:  # else the file's own fault is already known
+            self.faults.extend(f"{name}: {fault}" for fault in layout_faults(arrays, expected))
+
+
+def layout_faults(arrays: Mapping[str, np.ndarray], expected: Layout) -> list[str]:
+    """Return missing and unexpected tensors, wrong dtypes and shapes, NaN and infinities."""
+    faults = [f"{key}: missing" for key in expected if key not in arrays]
+    faults += [f"{key}: unexpected" for key in arrays if key not in expected]
+    for key in expected.keys() & arrays.keys():
+        actual, wanted = (str(arrays[key].dtype), arrays[key].shape), expected[key]
+        if actual != wanted:
+            faults.append(f"{key}: {_describe(actual)}, expected {_describe(wanted)}")
+        elif bad := int(np.count_nonzero(~np.isfinite(arrays[key]))):
+            faults.append(f"{key}: {bad} of {arrays[key].size} values are NaN or infinite")
+    return faults
 
 
 def _describe(layout: tuple[str, tuple[int, ...]]) -> str:

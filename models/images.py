@@ -40,10 +40,10 @@ class ImageTooLargeError(ImageError):
     """An encoded image whose header declares more pixels than allowed."""
 
 
-def decode_image(data: bytes, max_pixels: int) -> Picture:
-    """Decode one PNG, JPEG or WebP file to 1 (grey) or 3 (RGB) channels.
+def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Picture:
+    """Decode one PNG, JPEG or WebP file to 1 (grey), 3 (RGB) or, where alpha is kept, 4 (RGBA) channels.
 
-    Alpha is composited on black, palettes are resolved and the EXIF orientation is applied. Raises
+    Alpha is composited on black otherwise, palettes are resolved and the EXIF orientation is applied. Raises
     ImageTooLargeError for more than `max_pixels`, before a pixel is decoded, and ImageError for other
     formats, damaged or truncated data, animations and 16-bit samples.
     """
@@ -56,7 +56,7 @@ def decode_image(data: bytes, max_pixels: int) -> Picture:
         if decoder is PngImageFile and _PNG_END not in data:  # the one loss that decoding does not notice
             raise ImageError("truncated PNG file: its end chunk is missing")
         ImageOps.exif_transpose(image, in_place=True)
-        return _pixels(image)
+        return _pixels(image, keep_alpha)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # WebP allocates on opening, so Pillow looks before we can
@@ -66,7 +66,7 @@ def decode_image(data: bytes, max_pixels: int) -> Picture:
 
 
 def encode_png(image: Picture) -> bytes:
-    """Encode a grey (C = 1) or RGB (C = 3) image as PNG."""
+    """Encode a grey (C = 1), RGB (C = 3) or RGBA (C = 4) image as PNG."""
     buffer = BytesIO()
     _to_pillow(image).save(buffer, "PNG")
     return buffer.getvalue()
@@ -139,8 +139,10 @@ def _check_header(image: ImageFile, max_pixels: int) -> None:
         raise ImageError("16 bits a sample; the limit is 8")
 
 
-def _pixels(image: Image.Image) -> Picture:
+def _pixels(image: Image.Image, keep_alpha: bool) -> Picture:
     is_grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data and keep_alpha:
+        return np.asarray(image.convert("RGBA"))
     if image.has_transparency_data:
         layers = np.asarray(image.convert("LA" if is_grey else "RGBA"))
         colour, alpha = layers[..., :-1], layers[..., -1:]
@@ -151,8 +153,10 @@ def _pixels(image: Image.Image) -> Picture:
 
 
 def _to_pillow(image: Picture) -> Image.Image:
-    if image.shape[-1] not in (1, 3):
-        raise ImageError(f"an image of {image.shape[-1]} channels; 1 (grey) or 3 (RGB) can be converted")
+    if image.shape[-1] not in (1, 3, 4):
+        raise ImageError(
+            f"an image of {image.shape[-1]} channels; 1 (grey), 3 (RGB) or 4 (RGBA) can be written"
+        )
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 

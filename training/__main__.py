@@ -1,4 +1,4 @@
-"""`python -m training`: fetch data, train, evaluate and export, each from one TOML config."""
+"""`python -m training`: fetch data, train, evaluate, export and fit a codec, each from one TOML config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.datasets import load_dataset
 from training.distributed import Place, joined_processes
 from training.errors import ConfigError, DataError, FetchError, RunError
 from training.evaluation import evaluate
-from training.export import export_run
+from training.export import export_codec, export_run
 from training.fetch import PUBLIC_SETS, fetch
 from training.running import CHECKPOINT, resume, train
 from training.trainer import Trainer
@@ -73,8 +73,12 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
         _print(evaluate(model, trainer.dataset, config))
         return 0
     destination = (options.to or SHIPPED) / config.id
-    _print(export_run(trainer, destination))
-    print(f"bundle written to {destination}")
+    if options.command == "export":
+        _print(export_run(trainer, destination))
+        print(f"bundle written to {destination}")
+    if options.command == "codec" or config.codec is not None:
+        bits_per_dim = export_codec(trainer, destination)
+        print(f"codec written to {destination}: {bits_per_dim:.4f} bits/dim")
     return 0
 
 
@@ -92,13 +96,15 @@ def command_line() -> argparse.ArgumentParser:
     for command, text in (
         ("train", "train a run, or resume it"),
         ("evaluate", "print a run's figures on the test set"),
-        ("export", "write a run as a bundle"),
+        ("export", "write a run as a bundle, with its codec where the config has one"),
+        ("codec", "train the codec of a bundle that export wrote, and put it there"),
     ):
         parsed = commands.add_parser(command, help=text)
         parsed.add_argument("config", type=Path, help="TOML file of the run, or training.json of a bundle")
         parsed.add_argument("--data", type=Path, help="take the data from this path instead of the config's")
         parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of resume states")
-    commands.choices["export"].add_argument("--to", type=Path, help="folder to write the bundle in")
+    for command in ("export", "codec"):
+        commands.choices[command].add_argument("--to", type=Path, help="folder that the bundle is in")
     return parser
 
 

@@ -125,8 +125,27 @@ class EvaluationConfig(Strict):
     mixture_components: int = Field(default=32, ge=1, le=1024, description="of the aggregated posterior")
 
 
+class CodecTraining(Strict):
+    """The codec that `export` trains for a finished run, its encoder left as it is."""
+
+    latent_step: float = Field(default=10.0, gt=0, description="of integer latents, in medians of σ")
+    reach: int = Field(default=4, ge=1, le=8, description="of the context, in pixels")
+    features: Width = Field(default=24, description="of the decoder, a pixel")
+    hidden: Width = Field(default=64, description="units of a hidden layer of the context network")
+    layers: int = Field(default=2, ge=1, le=8, description="hidden layers")
+    components: int = Field(default=5, ge=1, le=64, description="of a level's mixture")
+    epochs: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    decoder_learning_rate: float = Field(default=5e-4, ge=0)
+    warmup_steps: int = Field(default=200, ge=0)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0, description="of the loss in bits/dim")
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+
+
 class RunConfig(Strict):
-    """A whole run: data, network, objective, optimisation, evaluation."""
+    """A whole run: data, network, objective, optimisation, evaluation, codec."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="names the run and its bundle")
     description: str = Field(default="", description="one sentence for the model card")
@@ -142,6 +161,7 @@ class RunConfig(Strict):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimisation: OptimisationConfig = OptimisationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    codec: CodecTraining | None = None
 
 
 def read_config(path: Path, data: Path | None = None) -> RunConfig:

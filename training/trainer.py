@@ -61,9 +61,13 @@ def moving_average(decay: float) -> Callable[[Weights, Weights, Tensor | int], N
 
 def learning_rate_factor(step: int, steps: int, config: OptimisationConfig) -> float:
     """Return the share of the learning rate at a step: linear warm-up, then cosine to its final fraction."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return schedule(step, steps, config.warmup_steps, config.final_learning_rate_fraction)
+
+
+def schedule(step: int, steps: int, warmup_steps: int, floor: float = 0.01) -> float:
+    """Return the share of a learning rate at a step: linear warm-up, then cosine to `floor`."""
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-    floor = config.final_learning_rate_fraction
     return warm * (floor + (1 - floor) * cosine)
 
 

@@ -13,6 +13,7 @@ from models.bundle import (
     SHIPPED,
     BundleError,
     bundle_path,
+    change_bundle,
     golden_faults,
     golden_outputs,
     load_bundle,
@@ -275,3 +276,26 @@ def test_golden_outputs_that_are_nan_are_faults(bundle: Path) -> None:
 def test_a_name_is_a_shipped_bundle_and_a_slash_makes_it_a_path() -> None:
     assert bundle_path("mnist") == SHIPPED / "mnist"
     assert bundle_path("./mnist") == Path("mnist")
+
+
+def test_a_file_is_put_into_a_bundle_and_the_rest_stays(bundle: Path) -> None:
+    before = {
+        path.name: path.read_bytes() for path in bundle.iterdir() if path.name not in ("README.md", SUMS)
+    }
+    change_bundle(bundle, {"README.md": b"another card", "codec.safetensors": b"a codec"})
+    load_bundle(bundle)
+    after = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    assert after == before | {
+        "README.md": b"another card",
+        "codec.safetensors": b"a codec",
+        SUMS: (bundle / SUMS).read_bytes(),
+    }
+    assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_a_change_that_breaks_a_bundle_is_not_made(bundle: Path) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    with pytest.raises(BundleError, match=rf"^bundle {bundle}: 1 fault\(s\)"):
+        change_bundle(bundle, {"metrics.json": b"{"})
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert list(bundle.parent.iterdir()) == [bundle]

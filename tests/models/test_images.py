@@ -264,8 +264,14 @@ class TestEncoding:
     def test_png_gives_every_pixel_back(self, image: np.ndarray) -> None:
         np.testing.assert_array_equal(decode_image(encode_png(image), MAX_PIXELS), image)
 
+    def test_alpha_comes_back_where_it_is_kept(self) -> None:
+        image = noise(5, 6, 4)
+        np.testing.assert_array_equal(decode_image(encode_png(image), MAX_PIXELS, keep_alpha=True), image)
+        opaque = image[..., :3]
+        np.testing.assert_array_equal(decode_image(encode_png(opaque), MAX_PIXELS, keep_alpha=True), opaque)
+
     def test_two_channels_are_refused(self) -> None:
-        with pytest.raises(ImageError, match=r"^an image of 2 channels; 1 .* or 3 .* can be converted$"):
+        with pytest.raises(ImageError, match=r"^an image of 2 channels; 1 .*, 3 .* or 4 .* can be written$"):
             encode_png(np.zeros((4, 4, 2), np.uint8))
 
 

@@ -1,6 +1,7 @@
 """A finished run becomes a whole bundle folder, or nothing at all."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
+from codec.chunk import verified
+from codec.model import FILE
+from codec.payload import compress, decompress, parsed
 from models.bundle import REQUIRED, BundleError, load_bundle
 from models.priors import AggregatedPosterior
 from tests.training.conftest import tiny_dataset, tiny_trainer
 from training import export
+from training.config import CodecTraining
 from training.errors import RunError
 from training.evaluation import evaluate
-from training.export import export_run, provenance
+from training.export import export_codec, export_run, provenance
 from training.running import resume, train
 from training.trainer import Trainer
 
@@ -184,3 +189,67 @@ def test_a_tiny_unlabelled_run_with_one_test_image_is_exported_too(tmp_path: Pat
     metrics = export_run(trainer, tmp_path / "bundle")
     assert metrics.linear_accuracy is None
     assert load_bundle(tmp_path / "bundle").metrics.n == 1
+
+
+# ---- its codec
+
+
+CODEC = {
+    "latent_step": 1.0,
+    "reach": 1,
+    "features": 2,
+    "hidden": 8,
+    "components": 2,
+    "epochs": 1,
+    "batch_size": 8,
+}
+
+
+@pytest.fixture
+def with_codec_config(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    config = CodecTraining.model_validate(CODEC)
+    monkeypatch.setattr(trained, "config", trained.config.model_copy(update={"codec": config}))
+    return trained
+
+
+def test_a_bundle_gets_a_codec_and_another_in_its_place(
+    bundle: Path, with_codec_config: Trainer, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle, tmp_path / "tiny")
+    bits_per_dim = export_codec(with_codec_config, tmp_path / "tiny")
+    once = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
+    codec, test = verified(tmp_path / "tiny" / FILE), with_codec_config.dataset.test
+    payload = compress(test, codec)
+    assert bits_per_dim == 8 * len(payload) / test.size
+    np.testing.assert_array_equal(decompress(payload, parsed(payload, {codec.prefix: codec}.get)), test)
+    training = json.loads(once["training.json"])
+    assert training["codec"]["bits_per_dim"] == bits_per_dim
+    assert training["codec"]["test_images"] == len(test)
+    assert training["codec"]["config"] == with_codec_config.config.codec.model_dump(mode="json")  # type: ignore[union-attr]
+    assert f"12 test images as one payload take\n{bits_per_dim:.3f} bits/dim" in once["README.md"].decode()
+    load_bundle(tmp_path / "tiny")
+
+    assert export_codec(with_codec_config, tmp_path / "tiny") == bits_per_dim
+    again = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
+    assert again == once
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_codec_needs_its_table_in_the_config(bundle: Path, trained: Trainer) -> None:
+    with pytest.raises(RunError, match=r"the config has no \[codec\] table"):
+        export_codec(trained, bundle)
+
+
+def test_a_codec_is_not_put_beside_other_weights(
+    bundle: Path, with_codec_config: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tiny_trainer(seed=5)
+    monkeypatch.setattr(other, "config", with_codec_config.config)
+    monkeypatch.setattr(export, "fit_codec", forbidden)
+    with pytest.raises(RunError, match="not of this run's weights; export it first"):
+        export_codec(other, bundle)
+
+
+def test_a_codec_goes_into_a_bundle_alone(with_codec_config: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="there is no such folder"):
+        export_codec(with_codec_config, tmp_path / "missing")

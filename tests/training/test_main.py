@@ -126,6 +126,23 @@ def test_export_goes_to_the_shipped_bundles_by_default(
     assert load_bundle(tmp_path / "tiny").id == "tiny"
 
 
+def test_export_fits_a_codec_where_the_config_has_one_and_codec_does_it_again(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    config = tmp_path / "run.toml"
+    small = "reach = 1\nfeatures = 2\nhidden = 4\ncomponents = 1\nepochs = 1\nbatch_size = 2\n"
+    config.write_text(run.config.read_text() + "\n[codec]\n" + small)
+    options = [str(config), "--runs", str(run.folder / "runs"), "--to", str(tmp_path)]
+    assert main(["export", *options]) == 0
+    exported = (tmp_path / "tiny" / "codec.safetensors").read_bytes()
+    assert f"codec written to {tmp_path / 'tiny'}: " in capsys.readouterr().out
+    assert main(["codec", *options]) == 0
+    assert (tmp_path / "tiny" / "codec.safetensors").read_bytes() == exported
+    again = tmp_path / "tiny" / "training.json"
+    assert json.loads(again.read_bytes())["config"]["codec"]["hidden"] == 4
+
+
 # ---- refused with status 1
 
 

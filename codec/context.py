@@ -1,0 +1,259 @@
+"""Pixel by pixel: each level's table from the levels before it and the decoder's features, in integers.
+
+    levels above and to the left ─┐
+    features of the pixel ────────┼─► hidden layers ─► logits, locations, scales ─► slots of the level
+    channels before this one ─────┘
+
+Encoding knows every level; decoding finds one after the other. Both run the same arithmetic: sums of 32 bits
+of products of 16. LANES images go side by side: at each pixel in raster order, each channel, one image after
+the other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int16, Int32, Int64
+from numba import njit
+
+from codec.integer import LARGEST_ACTIVATION, LEAK_BITS, shifted
+from codec.mixture import (
+    LEVELS,
+    LOCATION_STEPS,
+    LOGITS,
+    SCALES,
+    MixtureTables,
+    cumulative,
+    find_level,
+    set_weights,
+)
+from codec.networks import CENTRE
+from codec.rans import TOTAL, pop
+
+SMALLEST_HIDDEN, LARGEST_HIDDEN = -512, 4095
+LARGEST_INPUT = LARGEST_ACTIVATION  # of features, and of levels less CENTRE
+LARGEST_SHIFT = 28
+LANES = 4  # images that share their turns: their sums do not wait for each other
+MARGIN = 32 * LOCATION_STEPS  # a location may lie outside the levels by as much
+INPUTS = 64  # the network's inputs are padded to a multiple of it: dot products then need no remainder
+
+
+class ContextNetwork(NamedTuple):
+    """Weights (…, outputs, inputs), biases, and shifts to the right."""
+
+    offsets: Int64[np.ndarray, "context 2"]  # (dy, dx) of the pixels that are seen, all before the pixel
+    seen_weight: Int16[np.ndarray, "hidden inputs"]  # of levels (channels innermost), features, nothing
+    own_weight: Int16[np.ndarray, "channel hidden channel"]  # of the pixel's channels before this one
+    first_bias: Int32[np.ndarray, "channel hidden"]
+    first_shift: Int32[np.ndarray, "channel hidden"]
+    middle_weight: Int16[np.ndarray, "channel layer hidden hidden"]
+    middle_bias: Int32[np.ndarray, "channel layer hidden"]
+    middle_shift: Int32[np.ndarray, "channel layer hidden"]
+    last_weight: Int16[np.ndarray, "channel parameter hidden"]
+    last_bias: Int32[np.ndarray, "channel parameter"]
+    last_shift: Int32[np.ndarray, "channel parameter"]
+
+
+def context_faults(net: ContextNetwork, reach: int) -> list[str]:
+    """Return what might overflow 32 bits, or look at a pixel that is not decoded yet."""
+    faults = []
+    rows, columns = net.offsets.T
+    before = (rows < 0) | ((rows == 0) & (columns < 0))
+    if not before.all() or np.abs(net.offsets).max() > reach:
+        faults.append(f"context.offsets: one is not before the pixel, {reach} away or less")
+    channels = len(net.own_weight)
+    seen = np.broadcast_to(net.seen_weight, (channels, *net.seen_weight.shape))
+    layers = {
+        "first": (np.concatenate([seen, net.own_weight], axis=2), LARGEST_INPUT),
+        "middle": (net.middle_weight, LARGEST_HIDDEN),
+        "last": (net.last_weight, LARGEST_HIDDEN),
+    }
+    for layer, (weight, largest) in layers.items():
+        bias, shift = getattr(net, f"{layer}_bias"), getattr(net, f"{layer}_shift")
+        if not ((shift >= 0) & (shift <= LARGEST_SHIFT)).all():
+            faults.append(f"context.{layer}_shift: one is outside 0 … {LARGEST_SHIFT}")
+        sums = np.abs(weight.astype(np.int64)).sum(axis=-1) * largest + np.abs(bias.astype(np.int64))
+        reached = int(sums.max(initial=0)) + (1 << LARGEST_SHIFT)
+        if reached >= 2**31:
+            faults.append(f"context.{layer}_weight: a sum may reach {reached}, above 2^31")
+    return faults
+
+
+@njit(cache=True, nogil=True)
+def _see(
+    flat: np.ndarray, place: int, offsets: np.ndarray, features: np.ndarray, lane: int, inputs: np.ndarray
+) -> None:
+    """Fill a lane's inputs with the centred levels at offsets from a place, and the features of the place."""
+    seen = len(offsets)
+    for i in range(seen):
+        inputs[lane, i] = flat[place + offsets[i]]
+    for f in range(len(features)):
+        inputs[lane, seen + f] = features[f]
+
+
+@njit(cache=True, nogil=True)
+def _set_seen(lanes: int, inputs: np.ndarray, net: ContextNetwork, seen: np.ndarray) -> None:
+    for o in range(seen.shape[1]):
+        for n in range(lanes):
+            total = np.int32(0)
+            for i in range(inputs.shape[1]):
+                total += np.int32(net.seen_weight[o, i]) * np.int32(inputs[n, i])
+            seen[n, o] = total
+
+
+@njit(cache=True, nogil=True)
+def _hidden_unit(total: int, shift: int) -> int:
+    value = shifted(total, shift + LEAK_BITS if total < 0 else shift)
+    return min(max(value, SMALLEST_HIDDEN), LARGEST_HIDDEN)
+
+
+@njit(cache=True, nogil=True)
+def _set_mixtures(
+    lanes: int,
+    channel: int,
+    levels: np.ndarray,
+    seen: np.ndarray,
+    net: ContextNetwork,
+    tables: MixtureTables,
+    totals: np.ndarray,
+    hidden: np.ndarray,
+    mixtures: np.ndarray,
+) -> None:
+    """Fill each lane's mixture (3, K) with weights, locations, steepnesses of a channel's level.
+
+    `levels` (lanes, C) are read before the channel only; `seen` are the sums of what the lanes see.
+    """
+    width = hidden.shape[1]
+    for n in range(lanes):
+        for o in range(width):
+            total = seen[n, o] + net.first_bias[channel, o]
+            for c in range(channel):
+                total += net.own_weight[channel, o, c] * (np.int32(levels[n, c]) - CENTRE)
+            hidden[n, o] = _hidden_unit(total, net.first_shift[channel, o])
+    for layer in range(net.middle_weight.shape[1]):
+        for o in range(width):
+            for n in range(lanes):
+                total = np.int32(0)
+                for i in range(width):
+                    total += np.int32(net.middle_weight[channel, layer, o, i]) * np.int32(hidden[n, i])
+                totals[n, o] = total
+        for n in range(lanes):
+            for o in range(width):
+                total = totals[n, o] + net.middle_bias[channel, layer, o]
+                hidden[n, o] = _hidden_unit(total, net.middle_shift[channel, layer, o])
+    components = mixtures.shape[2]
+    for o in range(3 * components):
+        for n in range(lanes):
+            total = np.int32(0)
+            for i in range(width):
+                total += np.int32(net.last_weight[channel, o, i]) * np.int32(hidden[n, i])
+            totals[n, o] = shifted(total + net.last_bias[channel, o], net.last_shift[channel, o])
+    for n in range(lanes):
+        for k in range(components):
+            mixtures[n, 0, k] = min(max(totals[n, k], 0), LOGITS - 1)
+            location = totals[n, components + k]
+            mixtures[n, 1, k] = min(max(location, -MARGIN), (LEVELS - 1) * LOCATION_STEPS + MARGIN)
+            scale = min(max(totals[n, 2 * components + k], 0), SCALES - 1)
+            mixtures[n, 2, k] = tables.steepnesses[scale]
+        set_weights(mixtures, n, tables.exponentials)
+
+
+@njit(cache=True, nogil=True)
+def _margin(offsets: np.ndarray) -> int:
+    return np.abs(offsets).max()
+
+
+@njit(cache=True, nogil=True)
+def _flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
+    """Return where the levels that a pixel sees are from it, in flat images of `row` levels a row."""
+    flat = np.empty(len(offsets) * channels, np.int64)
+    for i in range(len(offsets)):
+        for c in range(channels):
+            flat[i * channels + c] = offsets[i, 0] * row + offsets[i, 1] * channels + c
+    return flat
+
+
+@njit(cache=True, nogil=True)
+def slots_of_levels(
+    levels: np.ndarray, features: np.ndarray, net: ContextNetwork, tables: MixtureTables
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding."""
+    images, height, width, channels = levels.shape
+    margin = _margin(net.offsets)
+    row = (width + 2 * margin) * channels
+    offsets = _flat_offsets(net.offsets, row, channels)
+    inputs = np.zeros((width, net.seen_weight.shape[1]), np.int16)
+    size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
+    seen, hidden = np.empty((width, size), np.int32), np.empty((width, size), np.int16)
+    totals = np.empty((width, max(size, parameters)), np.int32)
+    mixtures = np.empty((width, 3, parameters // 3), np.int64)
+    starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
+    padded = np.zeros((height + margin, width + 2 * margin, channels), np.int16)
+    flat = padded.ravel()
+    for n in range(images):
+        first = n - n % LANES
+        lanes = min(LANES, images - first)
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    padded[margin + y, margin + x, c] = np.int16(levels[n, y, x, c]) - CENTRE
+        for y in range(height):
+            for x in range(width):
+                place = (y + margin) * row + (x + margin) * channels
+                _see(flat, place, offsets, features[n, y, x], x, inputs)
+            _set_seen(width, inputs, net, seen)
+            for c in range(channels):
+                _set_mixtures(width, c, levels[n, y], seen, net, tables, totals, hidden, mixtures)
+                for x in range(width):
+                    pixel = first * height * width + (y * width + x) * lanes
+                    place = pixel * channels + c * lanes + n - first
+                    level = levels[n, y, x, c]
+                    start = cumulative(level, mixtures, x, tables.logistic)
+                    starts[place] = start
+                    end = cumulative(level + 1, mixtures, x, tables.logistic)
+                    frequencies[place] = end - start
+    return starts, frequencies
+
+
+@njit(cache=True, nogil=True)
+def decode_levels(
+    state: int,
+    words: np.ndarray,
+    count: int,
+    features: np.ndarray,
+    channels: int,
+    net: ContextNetwork,
+    tables: MixtureTables,
+) -> tuple[np.ndarray, int, int]:
+    """Return the levels (N,H,W,C) that a stream goes on with, and the state and words after them."""
+    images, height, width, _ = features.shape
+    margin = _margin(net.offsets)
+    row = (width + 2 * margin) * channels
+    offsets = _flat_offsets(net.offsets, row, channels)
+    inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
+    size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
+    seen, hidden = np.empty((LANES, size), np.int32), np.empty((LANES, size), np.int16)
+    totals = np.empty((LANES, max(size, parameters)), np.int32)
+    mixtures = np.empty((LANES, 3, parameters // 3), np.int64)
+    pixels = np.zeros((LANES, channels), np.uint8)
+    levels = np.empty((images, height, width, channels), np.uint8)
+    for first in range(0, images, LANES):
+        lanes = min(LANES, images - first)
+        flat = np.zeros(lanes * (height + margin) * row, np.int16)
+        for y in range(height):
+            for x in range(width):
+                place = (y + margin) * row + (x + margin) * channels
+                for n in range(lanes):
+                    base = place + n * (height + margin) * row
+                    _see(flat, base, offsets, features[first + n, y, x], n, inputs)
+                _set_seen(lanes, inputs, net, seen)
+                for c in range(channels):
+                    _set_mixtures(lanes, c, pixels, seen, net, tables, totals, hidden, mixtures)
+                    for n in range(lanes):
+                        level, start, end = find_level(state & (TOTAL - 1), mixtures, n, tables.logistic)
+                        state, count = pop(state, start, end - start, words, count)
+                        pixels[n, c] = level
+                        levels[first + n, y, x, c] = level
+                        flat[place + n * (height + margin) * row + c] = level - CENTRE
+    return levels, state, count

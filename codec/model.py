@@ -1,0 +1,239 @@
+"""codec.safetensors: the integer networks and the tables of one trained VAE."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import UInt8
+from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as dump_safetensors
+
+from codec.context import INPUTS, ContextNetwork, context_faults
+from codec.integer import Layer
+from codec.latents import LatentTables, latent_faults
+from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, MixtureTables, table_faults
+from codec.networks import Doubling, Halving, IntegerDecoder, IntegerEncoder
+from models.bundle_files import Layout, layout_faults
+from models.config import Blocks, Channels, Strict, Width
+from models.vae import stage_sizes
+
+FILE = "codec.safetensors"
+DIGEST_BYTES = 4  # of the file's SHA-256, in a payload
+
+
+class CodecError(Exception):
+    """A codec that cannot be used, with every fault found in it."""
+
+    def __init__(self, path: Path, faults: list[str]) -> None:
+        self.path, self.faults = path, faults
+        super().__init__("\n  - ".join([f"codec {path}: {len(faults)} fault(s)", *faults]))
+
+
+Side = Annotated[int, Field(ge=8, le=64)]
+
+
+class CodecConfig(Strict):
+    """The networks' sizes."""
+
+    format_version: Literal[1] = 1
+    shape: tuple[Literal[1, 3], Side, Side] = Field(description="channels, height, width", strict=False)
+    latent_dim: Width
+    channels: Channels
+    blocks: Blocks
+    padding: int = Field(ge=-128, le=127, description="around an image, less 128")
+    reach: int = Field(ge=1, le=8, description="of the context, in pixels")
+    features: Width
+    hidden: Width
+    layers: int = Field(ge=1, le=8, description="hidden layers of the context network")
+    components: int = Field(ge=1, le=64, description="of a level's mixture")
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        if not 1 <= len(self.channels) == len(self.blocks):
+            raise ValueError(f"channels {self.channels} and blocks {self.blocks} must have a stage each")
+        return self
+
+
+class Golden(NamedTuple):
+    """Images and their stream: what every machine must make of each other."""
+
+    levels: UInt8[np.ndarray, "image channel height width"]
+    stream: UInt8[np.ndarray, " byte"]
+
+
+NO_GOLDEN = Golden(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.uint8))
+
+
+@dataclass(frozen=True)
+class CodecModel:
+    """Everything that coding needs; `digest` is the SHA-256 of the file."""
+
+    config: CodecConfig
+    encoder: IntegerEncoder
+    decoder: IntegerDecoder
+    context: ContextNetwork
+    latents: LatentTables
+    tables: MixtureTables
+    golden: Golden
+    digest: bytes = b""
+
+    @property
+    def prefix(self) -> bytes:
+        """What a payload names the model by."""
+        return self.digest[:DIGEST_BYTES]
+
+
+FREE_SIZES = ("latents.starts", "golden.levels", "golden.stream")  # of their first axis
+LayerOf = Callable[[str, int, int], Layer]  # by name, number of inputs, number of outputs
+
+
+def save_codec(path: Path, model: CodecModel) -> None:
+    """Write codec.safetensors to `path`."""
+    path.write_bytes(dumped(model))
+
+
+def dumped(model: CodecModel) -> bytes:
+    """Return the content of codec.safetensors."""
+    arrays = {
+        f"{part}.{name}.{field}": getattr(layer, field)
+        for part, network in (("encoder", model.encoder), ("decoder", model.decoder))
+        for name, layer in network.layers().items()
+        for field in ("weight", "bias", "shift")
+    }
+    groups: dict[str, ContextNetwork | LatentTables | MixtureTables | Golden] = {
+        "context": model.context,
+        "latents": model.latents,
+        "tables": model.tables,
+        "golden": model.golden,
+    }
+    for part, group in groups.items():
+        arrays |= {f"{part}.{field}": array for field, array in group._asdict().items()}
+    # The library writes the memory of an array, not its elements: a view would come back scrambled.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return dump_safetensors(contiguous, {"config": model.config.model_dump_json()})
+
+
+def load_codec(path: Path) -> CodecModel:
+    """Load codec.safetensors, its golden images not yet tried: see `codec.chunk.verified`.
+
+    Raises CodecError naming every fault at once: an invalid config, missing and unexpected tensors, wrong
+    dtypes and shapes, sums that might not be exact, tables that an entropy coder cannot use.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            document = (file.metadata() or {}).get("config", "null")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = CodecConfig.model_validate(json.loads(document))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CodecError(path, [str(error)]) from error
+    if faults := layout_faults(arrays, _layout(config, arrays)):
+        raise CodecError(path, faults)
+    parts = {name: _part(arrays, name) for name in ("context", "latents", "tables", "golden")}
+    encoder, decoder = _networks(config, lambda name, _inputs, _outputs: Layer(**_part(arrays, name)))
+    model = CodecModel(
+        config,
+        encoder,
+        decoder,
+        ContextNetwork(**parts["context"]),
+        LatentTables(**parts["latents"]),
+        MixtureTables(**parts["tables"]),
+        Golden(**parts["golden"]),
+        hashlib.sha256(path.read_bytes()).digest(),
+    )
+    faults = [
+        *encoder.faults(),
+        *decoder.faults(),
+        *context_faults(model.context, config.reach),
+        *latent_faults(model.latents),
+        *table_faults(model.tables),
+    ]
+    if faults:
+        raise CodecError(path, faults)
+    return model
+
+
+def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    prefix = f"{part}."
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix) and "." not in name.removeprefix(prefix)
+    }
+
+
+def _networks(config: CodecConfig, layer: LayerOf) -> tuple[IntegerEncoder, IntegerDecoder]:
+    channels, height, width = config.shape
+    sizes = stage_sizes(height, width, len(config.channels))
+    bottom = sizes[-1][0] * sizes[-1][1]
+
+    def blocks(part: str, stage: int, number: int, size: int) -> tuple[tuple[Layer, Layer], ...]:
+        names = (f"{part}.stages.{stage}.blocks.{b}" for b in range(number))
+        return tuple(
+            (layer(f"{name}.first", 9 * size, size), layer(f"{name}.second", 9 * size, size))
+            for name in names
+        )
+
+    halvings = []
+    for s, (size, number) in enumerate(zip(config.channels, config.blocks, strict=True)):
+        inputs = 25 * channels if s == 0 else 9 * config.channels[s - 1]
+        halving = layer(f"encoder.stages.{s}.convolution", inputs, size)
+        halvings.append(Halving(halving, blocks("encoder", s, number, size)))
+    last = layer("encoder.linear", bottom * config.channels[-1], config.latent_dim)
+    encoder = IntegerEncoder(tuple(halvings), last, config.padding)
+
+    first = layer("decoder.linear", config.latent_dim, bottom * config.channels[-1])
+    doublings = []
+    outputs = [*config.channels[-2::-1], config.features]
+    stages = zip(config.channels[::-1], config.blocks[::-1], outputs, strict=True)
+    for s, (size, number, after) in enumerate(stages):
+        of_stage = blocks("decoder", s, number, size)
+        doublings.append(Doubling(of_stage, layer(f"decoder.stages.{s}.convolution", 9 * size, 4 * after)))
+    return encoder, IntegerDecoder(first, tuple(doublings), tuple(sizes[::-1]))
+
+
+def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def note(name: str, inputs: int, outputs: int) -> Layer:
+        vector = ("int32", (outputs,))
+        layout.update(
+            {f"{name}.weight": ("int8", (inputs, outputs)), f"{name}.bias": vector, f"{name}.shift": vector}
+        )
+        nothing = np.zeros(0, np.int32)
+        return Layer(nothing, nothing, nothing)
+
+    _networks(config, note)
+    channels, hidden, parameters = config.shape[0], config.hidden, 3 * config.components
+    context = 2 * config.reach * (config.reach + 1)
+    inputs = context * channels + config.features
+    inputs += -inputs % INPUTS
+    middle = (channels, config.layers - 1, hidden)
+    sizes = {name: arrays[name].shape[:1] for name in FREE_SIZES if name in arrays and arrays[name].ndim}
+    return layout | {
+        "context.offsets": ("int64", (context, 2)),
+        "context.seen_weight": ("int16", (hidden, inputs)),
+        "context.own_weight": ("int16", (channels, hidden, channels)),
+        "context.first_bias": ("int32", (channels, hidden)),
+        "context.first_shift": ("int32", (channels, hidden)),
+        "context.middle_weight": ("int16", (*middle, hidden)),
+        "context.middle_bias": ("int32", middle),
+        "context.middle_shift": ("int32", middle),
+        "context.last_weight": ("int16", (channels, parameters, hidden)),
+        "context.last_bias": ("int32", (channels, parameters)),
+        "context.last_shift": ("int32", (channels, parameters)),
+        "latents.lowest": ("int32", (config.latent_dim,)),
+        "latents.first": ("int32", (config.latent_dim + 1,)),
+        "latents.starts": ("int32", sizes.get("latents.starts", (1,))),
+        "tables.exponentials": ("int64", (LOGITS,)),
+        "tables.steepnesses": ("int64", (SCALES,)),
+        "tables.logistic": ("int64", (LOGISTIC_ENTRIES,)),
+        "golden.levels": ("uint8", (*sizes.get("golden.levels", (1,)), *config.shape)),
+        "golden.stream": ("uint8", sizes.get("golden.stream", (1,))),
+    }

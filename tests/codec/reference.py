@@ -1,0 +1,210 @@
+"""A decoder written from FORMAT.md alone, slow and in plain Python integers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+
+class Stream:
+    def __init__(self, data: bytes) -> None:
+        size = len(data)
+        if size > 6:
+            size = 6 if len(data) % 2 == 0 else 7
+        self.state = int.from_bytes(data[:size], "big")
+        self.words = [int.from_bytes(data[i : i + 2], "big") for i in range(size, len(data), 2)]
+
+    def symbol(self, starts: list[int]) -> int:
+        slot = self.state % 2**20
+        symbol = max(i for i in range(len(starts) - 1) if starts[i] <= slot)
+        frequency = starts[symbol + 1] - starts[symbol]
+        self.state = frequency * (self.state >> 20) + slot - starts[symbol]
+        while self.state < 2**40 and self.words:
+            self.state = self.state * 2**16 + self.words.pop(0)
+        return symbol
+
+
+def rounded(t: int, s: int) -> int:
+    return (t + 2 ** (s - 1)) >> s if s > 0 else t * 2**-s
+
+
+def act(t: int, s: int, low: int = -32, high: int = 223) -> int:
+    return min(max(rounded(t, s if t >= 0 else s + 3), low), high)
+
+
+class Reference:
+    """The model of a codec.safetensors."""
+
+    def __init__(self, path: Path) -> None:
+        with safe_open(path, "numpy") as file:
+            self.config: dict[str, Any] = json.loads(file.metadata()["config"])
+            self.tensors = {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
+        self.prefix = hashlib.sha256(path.read_bytes()).digest()[:4]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.tensors[name]
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """Return the images of a payload of kind 1 without classical chunks."""
+        assert payload[:3] == b"\x56\xc6\x11"
+        assert payload[3:7] == self.prefix
+        place = 7
+
+        def varint() -> int:
+            nonlocal place
+            number, shift = 0, 0
+            while True:
+                byte = payload[place]
+                number += (byte % 128) << shift
+                place, shift = place + 1, shift + 7
+                if byte < 128:
+                    return number
+
+        count = varint()
+        head = payload[:place]
+        channels, height, width = self.config["shape"]
+        size = max(1, min(65536 // (channels * height * width), 16383 // height))
+        chunks = math.ceil(count / size)
+        lengths = [varint() for _ in range(chunks)] if chunks > 1 else [2 * (len(payload) - place - 4)]
+        checks = [payload[place + 4 * i : place + 4 * i + 4] for i in range(chunks)]
+        place += 4 * chunks
+        images = []
+        for i, length in enumerate(lengths):
+            assert length % 2 == 0
+            part = self.chunk(payload[place : place + length // 2], min(size, count - i * size))
+            assert zlib.crc32(part.tobytes(), zlib.crc32(head)) == int.from_bytes(checks[i], "big")
+            images.append(part)
+            place += length // 2
+        assert place == len(payload)
+        return np.concatenate(images).transpose(0, 3, 1, 2)
+
+    def chunk(self, data: bytes, images: int) -> np.ndarray:
+        stream = Stream(data)
+        first, starts, lowest = self["latents.first"], self["latents.starts"], self["latents.lowest"]
+        latents = [
+            [lowest[d] + stream.symbol(starts[first[d] : first[d + 1]]) for d in range(len(lowest))]
+            for _ in range(images)
+        ]
+        features = [self.features(k) for k in latents]
+        channels, height, width = self.config["shape"]
+        levels = np.zeros((images, height, width, channels), np.uint8)
+        for group in range(0, images, 4):
+            for y in range(height):
+                for x in range(width):
+                    for c in range(channels):
+                        for n in range(group, min(group + 4, images)):
+                            table = self.level_starts(levels[n], features[n][y][x], y, x, c)
+                            levels[n, y, x, c] = stream.symbol(table)
+        assert stream.state == 0
+        assert not stream.words
+        return levels
+
+    def outputs(self, name: str, inputs: list[int]) -> list[int]:
+        weight, bias, shift = (self[f"decoder.{name}.{part}"] for part in ("weight", "bias", "shift"))
+        sums = [sum(a * row[o] for a, row in zip(inputs, weight, strict=True)) for o in range(len(bias))]
+        return [total + b for total, b in zip(sums, bias, strict=True)], shift  # type: ignore[return-value]
+
+    def convolved(self, a: list[list[list[int]]], name: str) -> Any:
+        height, width, channels = len(a), len(a[0]), len(a[0][0])
+        nothing = [0] * channels
+
+        def at(y: int, x: int) -> list[int]:
+            return a[y][x] if 0 <= y < height and 0 <= x < width else nothing
+
+        return [
+            [
+                self.outputs(name, [v for dy in (-1, 0, 1) for dx in (-1, 0, 1) for v in at(y + dy, x + dx)])
+                for x in range(width)
+            ]
+            for y in range(height)
+        ]
+
+    def features(self, k: list[int]) -> Any:
+        _, height, width = self.config["shape"]
+        sizes = [(height, width)]
+        for _ in self.config["channels"]:
+            sizes.insert(0, (math.ceil(sizes[0][0] / 2), math.ceil(sizes[0][1] / 2)))
+        sums, shift = self.outputs("linear", k)
+        values = [rounded(t, s) for t, s in zip(sums, shift, strict=True)]
+        (rows, columns), top = sizes[0], self.config["channels"][-1]
+        h = [
+            [values[(y * columns + x) * top : (y * columns + x + 1) * top] for x in range(columns)]
+            for y in range(rows)
+        ]
+        for s, blocks in enumerate(reversed(self.config["blocks"])):
+            for b in range(blocks):
+                name = f"stages.{s}.blocks.{b}"
+                a = [[[act(t, 4) for t in pixel] for pixel in row] for row in h]
+                inner = [
+                    [[act(t, z) for t, z in zip(*pixel, strict=True)] for pixel in row]
+                    for row in self.convolved(a, f"{name}.first")
+                ]
+                added = self.convolved(inner, f"{name}.second")
+                h = [
+                    [
+                        [v + rounded(t, z) for v, t, z in zip(old, *new, strict=True)]
+                        for old, new in zip(old_row, new_row, strict=True)
+                    ]
+                    for old_row, new_row in zip(h, added, strict=True)
+                ]
+            a = [[[act(t, 4) for t in pixel] for pixel in row] for row in h]
+            places = self.convolved(a, f"stages.{s}.convolution")
+            rows, columns = sizes[s + 1]
+            h = []
+            for y in range(rows):
+                row = []
+                for x in range(columns):
+                    sums, shift = places[y // 2][x // 2]
+                    size = len(sums) // 4
+                    start = (y % 2 * 2 + x % 2) * size
+                    row.append([rounded(sums[start + i], shift[start + i]) for i in range(size)])
+                h.append(row)
+        return [[[act(t, 4) for t in pixel] for pixel in row] for row in h]
+
+    def level_starts(self, levels: np.ndarray, features: list[int], y: int, x: int, c: int) -> list[int]:
+        height, width, channels = levels.shape
+        inputs = []
+        for dy, dx in self["context.offsets"]:
+            inside = 0 <= y + dy < height and 0 <= x + dx < width
+            inputs += [int(levels[y + dy, x + dx, j]) - 128 if inside else 0 for j in range(channels)]
+        inputs += features
+        own = [int(levels[y, x, j]) - 128 for j in range(c)]
+        hidden = []
+        for o, weight in enumerate(self["context.seen_weight"]):
+            inputs += [0] * (len(weight) - len(inputs))
+            total = sum(w * v for w, v in zip(weight, inputs, strict=True)) + self["context.first_bias"][c][o]
+            total += sum(w * v for w, v in zip(self["context.own_weight"][c][o], own, strict=False))
+            hidden.append(act(total, self["context.first_shift"][c][o], -512, 4095))
+        for layer in range(len(self["context.middle_weight"][c])):
+            hidden = [act(t, s, -512, 4095) for t, s in self._dense(hidden, "context.middle", c, layer)]
+        outputs = [rounded(t, s) for t, s in self._dense(hidden, "context.last", c)]
+        size = self.config["components"]
+        logits = [min(max(v, 0), 255) for v in outputs[:size]]
+        locations = [min(max(v, -512), 4592) for v in outputs[size : 2 * size]]
+        steepnesses = [self["tables.steepnesses"][min(max(v, 0), 127)] for v in outputs[2 * size :]]
+        e = [self["tables.exponentials"][max(logits) - logit] for logit in logits]
+        weights = [2**16 * v // sum(e) for v in e]
+        weights[logits.index(max(logits))] += 2**16 - sum(weights)
+        return [0, *(self._start(v, weights, locations, steepnesses) for v in range(1, 256)), 2**20]
+
+    def _dense(self, hidden: list[int], name: str, *which: int) -> list[tuple[int, int]]:
+        weight, bias, shift = (self[f"{name}_{part}"] for part in ("weight", "bias", "shift"))
+        for i in which:
+            weight, bias, shift = weight[i], bias[i], shift[i]
+        sums = [sum(w * v for w, v in zip(row, hidden, strict=True)) for row in weight]
+        return [(total + b, s) for total, b, s in zip(sums, bias, shift, strict=True)]
+
+    def _start(self, x: int, weights: list[int], locations: list[int], steepnesses: list[int]) -> int:
+        logistic, mass = self["tables.logistic"], 0
+        for weight, location, steepness in zip(weights, locations, steepnesses, strict=True):
+            p = min(max((16 * x - 8 - location) * steepness + 2**25, 0), 2**26)
+            i = min(p >> 16, 1023)
+            mass += weight * (logistic[i] + ((logistic[i + 1] - logistic[i]) * (p - i * 2**16) >> 16))
+        return x + ((mass >> 16) * (2**20 - 256) >> 24)

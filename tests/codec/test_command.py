@@ -1,0 +1,116 @@
+"""The command line: folders, files and arrays to one file and back, with faults said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codec import __main__ as command
+from codec.archive import pack
+from codec.model import FILE, CodecModel, save_codec
+from codec.payload import compress
+from tests.codec.conftest import SHAPES, pictures
+
+
+@pytest.fixture(autouse=True)
+def bundle(grey: CodecModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, beside a folder of bundles with the one that the commands use by default."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "SHIPPED", tmp_path / "bundles")
+    monkeypatch.setattr(command, "DEFAULT_MODEL", str(tmp_path / "bundles" / "tiny"))
+    folder = tmp_path / "bundles" / "tiny"
+    folder.mkdir(parents=True)
+    (tmp_path / "bundles" / "without").mkdir()
+    save_codec(folder / FILE, grey)
+    return folder
+
+
+def images_in(folder: Path) -> Path:
+    (folder / "b").mkdir(parents=True)
+    for i, image in enumerate(pictures(SHAPES["grey"], 7)[:, 0]):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    rgba = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    Image.fromarray(rgba).save(folder / "b" / "alpha.webp", lossless=True, exact=True)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder_comes_back_pixel_by_pixel(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = images_in(Path("in"))
+    assert command.main(["compress", "in", "--to", "packed"]) == 0
+    assert command.main(["info", "packed"]) == 0
+    said = capsys.readouterr().out
+    assert "archive of 8 images in 2 payload(s)" in said
+    assert "best: 7 images of 1×8×8, 1 chunk(s)" in said
+    assert "classical: 1 images of 4×9×7, 1 chunk(s)" in said
+    assert command.main(["decompress", "packed", "--to", "out"]) == 0
+    for i in range(7):
+        np.testing.assert_array_equal(Image.open(f"out/{i}.png"), Image.open(folder / f"{i}.png"))
+    np.testing.assert_array_equal(Image.open("out/b/alpha.webp.png"), Image.open(folder / "b/alpha.webp"))
+
+
+def test_an_array_comes_back_with_one_image_on_request(grey: CodecModel) -> None:
+    images = pictures(SHAPES["grey"], 9)
+    np.save("in.npy", images)
+    assert command.main(["compress", "in.npy", "--to", "packed"]) == 0
+    assert Path("packed").read_bytes() == compress(images, grey)
+    assert command.main(["decompress", "packed", "--to", "out.npy"]) == 0
+    np.testing.assert_array_equal(np.load("out.npy"), images)
+    assert command.main(["--threads", "1", "decompress", "packed", "--to", "one.npy", "--index", "8"]) == 0
+    np.testing.assert_array_equal(np.load("one.npy"), images[8:])
+
+
+def test_the_bundle_and_none_may_be_named(bundle: Path) -> None:
+    np.save("in.npy", pictures(SHAPES["grey"], 2))
+    assert command.main(["compress", "in.npy", "--to", "packed", "--model", str(bundle)]) == 0
+    assert command.main(["info", "packed", "--model", str(bundle)]) == 0
+    assert command.main(["compress", "in.npy", "--to", "plain", "--model", "none"]) == 0
+    assert Path("plain").read_bytes()[2] == 0x10
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert command.main(arguments) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    return said
+
+
+def test_faults_are_said(capsys: pytest.CaptureFixture[str], grey: CodecModel) -> None:
+    Path("empty").mkdir()
+    assert "empty: no .jpeg, .jpg, .png, .webp files in this folder" in fails(
+        capsys, "compress", "empty", "--to", "packed"
+    )
+    Path("text.png").write_text("no image")
+    assert "text.png: not a PNG, JPEG or WebP file" in fails(capsys, "compress", "text.png", "--to", "packed")
+    assert "No such file" in fails(capsys, "compress", "missing.png", "--to", "packed")
+    np.save("floats.npy", np.zeros((1, 1, 8, 8)))
+    assert "floats.npy: float64 (1, 1, 8, 8), expected uint8" in fails(
+        capsys, "compress", "floats.npy", "--to", "packed"
+    )
+    Path("broken.npy").write_text("no array")
+    assert "broken.npy: " in fails(capsys, "compress", "broken.npy", "--to", "packed")
+    assert "not a payload" in fails(capsys, "info", "text.png")
+    payload = compress(pictures(SHAPES["grey"], 1), grey)
+    Path("other").write_bytes(payload[:3] + b"????" + payload[7:])
+    assert "made with model 3f3f3f3f, which is not at hand" in fails(
+        capsys, "decompress", "other", "--to", "x"
+    )
+    assert not Path("packed").exists()
+    assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png"])
+def test_an_archive_writes_nothing_outside_its_folder(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    Path("packed").write_bytes(pack([np.zeros((2, 2, 1), np.uint8)], [name], None))
+    assert "names a file outside the folder" in fails(capsys, "decompress", "packed", "--to", "out")
+    assert not Path("a.png").exists()
+
+
+def test_one_image_of_an_archive_is_found_by_its_number() -> None:
+    images_in(Path("in"))
+    command.main(["compress", "in", "--to", "packed"])
+    assert command.main(["decompress", "packed", "--to", "one", "--index", "3"]) == 0
+    assert [path.name for path in Path("one").iterdir()] == ["3.png"]

@@ -1,0 +1,135 @@
+"""codec.safetensors: what is saved comes back, and a broken file is refused with every fault named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from codec.chunk import verified, with_golden
+from codec.model import FILE, CodecError, CodecModel, load_codec, save_codec
+from tests.codec.conftest import pictures
+
+
+def parts(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with safe_open(path, "numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def faults_of(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> list[str]:
+    save_file(arrays, path, metadata)
+    with pytest.raises(CodecError) as error:
+        verified(path)
+    assert str(path) in str(error.value)
+    return error.value.faults
+
+
+@pytest.fixture
+def saved(grey: CodecModel, tmp_path: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, str]]:
+    save_codec(tmp_path / FILE, grey)
+    return tmp_path / FILE, *parts(tmp_path / FILE)
+
+
+def test_a_codec_comes_back_from_its_file(codec: CodecModel, tmp_path: Path) -> None:
+    save_codec(tmp_path / FILE, codec)
+    loaded = verified(tmp_path / FILE)
+    assert (loaded.digest, loaded.config) == (codec.digest, codec.config)
+    assert len(loaded.prefix) == 4
+
+
+def test_golden_images_show_other_arithmetic(grey: CodecModel, tmp_path: Path) -> None:
+    other = with_golden(grey, pictures(grey.config.shape, 2))
+    stream = other.golden.stream.copy()
+    save_codec(tmp_path / FILE, replace(other, golden=other.golden._replace(stream=stream[:-2])))
+    with pytest.raises(CodecError) as error:
+        verified(tmp_path / FILE)
+    assert error.value.faults[0] == "the golden images make another stream here"
+    swapped = replace(other, golden=other.golden._replace(levels=other.golden.levels[::-1].copy()))
+    save_codec(tmp_path / FILE, swapped)
+    with pytest.raises(CodecError, match="the golden stream makes other images here"):
+        verified(tmp_path / FILE)
+    too_long = replace(other, golden=other.golden._replace(stream=np.append(stream, [1, 2]).astype(np.uint8)))
+    save_codec(tmp_path / FILE, too_long)
+    with pytest.raises(CodecError, match="the golden stream cannot be read here: "):
+        verified(tmp_path / FILE)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CodecError, match="No such file"):
+        load_codec(tmp_path / FILE)
+    (tmp_path / FILE).write_bytes(b"no tensors at all")
+    with pytest.raises(CodecError, match="1 fault"):
+        load_codec(tmp_path / FILE)
+
+
+Saved = tuple[Path, dict[str, np.ndarray], dict[str, str]]
+
+
+def test_tensors_that_do_not_fit_the_config_are_all_named(saved: Saved) -> None:
+    path, arrays, metadata = saved
+    del arrays["encoder.linear.bias"]
+    arrays["more"] = np.zeros(1, np.int8)
+    arrays["decoder.linear.shift"] = arrays["decoder.linear.shift"].astype(np.int64)
+    assert sorted(faults_of(path, arrays, metadata)) == [
+        f"decoder.linear.shift: int64 {len(arrays['decoder.linear.shift'])}, expected int32"
+        f" {len(arrays['decoder.linear.shift'])}",
+        "encoder.linear.bias: missing",
+        "more: unexpected",
+    ]
+
+
+@pytest.mark.parametrize("name", ["latents.starts", "golden.levels", "golden.stream"])
+def test_a_missing_tensor_of_any_length_is_named(saved: Saved, name: str) -> None:
+    path, arrays, metadata = saved
+    del arrays[name]
+    assert faults_of(path, arrays, metadata) == [f"{name}: missing"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"format_version": 2}, "format_version"),
+        ({"hidden": 0}, "hidden"),
+        ({"unknown": 1}, "unknown"),
+        ({"shape": [2, 8, 8]}, "shape"),
+        ({"channels": []}, "channels"),
+        ({"blocks": [1, 1]}, "blocks"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(saved: Saved, change: dict[str, Any], fault: str) -> None:
+    path, arrays, metadata = saved
+    document = json.loads(metadata["config"]) | change
+    [found] = faults_of(path, arrays, {"config": json.dumps(document)})
+    assert fault in found
+
+
+def test_a_file_without_a_config_is_refused(saved: Saved) -> None:
+    path, arrays, _ = saved
+    assert len(faults_of(path, arrays, {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "value", "fault"),
+    [
+        ("context.offsets", (0, 0), 1, "context.offsets: one is not before the pixel, 2 away or less"),
+        ("context.offsets", (0, 1), -3, "context.offsets: one is not before the pixel, 2 away or less"),
+        ("context.offsets", (11, 1), 0, "context.offsets: one is not before the pixel, 2 away or less"),
+        ("context.first_shift", (0, 0), -1, "context.first_shift: one is outside 0 … 28"),
+        ("context.last_bias", (0, 0), 2**31 - 1, "context.last_weight: a sum may reach "),
+        ("encoder.linear.bias", 0, 2**30, "encoder.linear: a sum may reach "),
+        ("latents.lowest", 0, -128, "latents.lowest: a value is outside ±127"),
+        ("tables.logistic", 0, 1, "tables.logistic: does not rise from 0 to 2^24"),
+    ],
+)
+def test_numbers_that_a_coder_cannot_use_are_named(
+    saved: Saved, name: str, entry: Any, value: int, fault: str
+) -> None:
+    path, arrays, metadata = saved
+    arrays[name][entry] = value
+    assert faults_of(path, arrays, metadata)[0].startswith(fault)

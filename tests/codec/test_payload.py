@@ -1,0 +1,189 @@
+"""Payloads: small, exact, and never a wrong image from damaged bytes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codec import payload as payloads
+from codec.classical import encode_classical
+from codec.model import CodecModel
+from codec.payload import (
+    Kind,
+    PayloadError,
+    UnknownModelError,
+    compress,
+    decompress,
+    decompress_one,
+    images_a_chunk,
+    parsed,
+)
+from tests.codec.conftest import SHAPES, pictures
+
+
+def decoded(payload: bytes, *models: CodecModel, max_levels: int = 1 << 24) -> np.ndarray:
+    known = {model.prefix: model for model in models}
+    return decompress(payload, parsed(payload, known.get, max_levels))
+
+
+def noise(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 9])
+def test_images_come_back_from_the_model(codec: CodecModel, count: int) -> None:
+    images = pictures(codec.config.shape, count, seed=2)
+    payload = compress(images, codec)
+    header = parsed(payload, {codec.prefix: codec}.get)
+    assert (header.kind, header.count, header.shape) == (Kind.BEST, count, codec.config.shape)
+    np.testing.assert_array_equal(decompress(payload, header), images)
+
+
+def test_a_single_image_has_a_header_of_twelve_bytes(grey: CodecModel) -> None:
+    image = pictures(SHAPES["grey"], 1)
+    payload = compress(image, grey)
+    [chunk] = parsed(payload, {grey.prefix: grey}.get).chunks
+    assert chunk.start == 12
+    assert len(payload) < 12 + len(encode_classical(image))
+
+
+def test_images_do_not_depend_on_the_ones_beside_them(codec: CodecModel) -> None:
+    images = pictures(codec.config.shape, 6, seed=4)
+    for image in images:
+        np.testing.assert_array_equal(decoded(compress(image[None], codec), codec), image[None])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 1, 1), (4, 1, 1), (1, 1, 300), (1, 300, 1), (3, 40, 30), (4, 17, 23), (1, 9, 8)]
+)
+def test_images_that_no_model_knows_come_back_too(grey: CodecModel, shape: tuple[int, int, int]) -> None:
+    for images in (noise(3, *shape), np.full((2, *shape), 7, np.uint8)):
+        payload = compress(images, grey)
+        assert parsed(payload, lambda prefix: None).kind == Kind.CLASSICAL
+        np.testing.assert_array_equal(decoded(payload), images)
+
+
+def test_transparent_pixels_keep_their_colours() -> None:
+    images = noise(1, 4, 20, 20)
+    images[:, 3] = 0
+    np.testing.assert_array_equal(decoded(compress(images, None)), images)
+
+
+def test_a_payload_is_never_larger_than_the_classical_one_and_its_header(grey: CodecModel) -> None:
+    for images in (noise(3, 1, 8, 8), np.zeros((4, 1, 8, 8), np.uint8), pictures(SHAPES["grey"], 3)):
+        assert len(compress(images, grey)) <= len(compress(images, None))
+
+
+def test_chunks_of_either_sort_go_together(grey: CodecModel) -> None:
+    size = images_a_chunk((1, 8, 8))
+    images = np.concatenate([pictures((1, 8, 8), size), noise(size, 1, 8, 8), pictures((1, 8, 8), 5)])
+    payload = compress(images, grey)
+    header = parsed(payload, {grey.prefix: grey}.get)
+    assert [chunk.classical for chunk in header.chunks] == [False, True, False]
+    with ThreadPoolExecutor(2) as executor:
+        assert compress(images, grey, executor.map) == payload
+        np.testing.assert_array_equal(decompress(payload, header, executor.map), images)
+    for index in (0, size - 1, size, 2 * size + 4):
+        np.testing.assert_array_equal(decompress_one(payload, header, index), images[index : index + 1])
+    with pytest.raises(PayloadError, match=f"index {len(images)} is outside 0 … {len(images) - 1}"):
+        decompress_one(payload, header, len(images))
+
+
+def test_a_large_sheet_is_more_than_one_chunk() -> None:
+    assert images_a_chunk((1, 8192, 8192)) == 1
+    assert images_a_chunk((1, 8192, 1)) == 1
+    assert images_a_chunk((1, 28, 28)) == 83
+    assert images_a_chunk((1, 1, 1)) == 16383
+
+
+def test_every_truncation_is_an_error(codec: CodecModel) -> None:
+    payload = compress(pictures(codec.config.shape, 2), codec)
+    for size in range(len(payload)):
+        with pytest.raises(PayloadError):
+            decoded(payload[:size], codec)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_flipped_bit_is_an_error(codec: CodecModel, count: int) -> None:
+    payload = compress(pictures(codec.config.shape, count), codec)
+    for bit in range(8 * len(payload)):
+        damaged = bytearray(payload)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PayloadError):
+            decoded(bytes(damaged), codec)
+
+
+def test_every_flipped_bit_of_a_classical_payload_is_an_error() -> None:
+    payload = compress(noise(1, 3, 2, 3), None)
+    for bit in range(8 * len(payload)):
+        damaged = bytearray(payload)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PayloadError):
+            decoded(bytes(damaged))
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1]))
+def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> None:
+    prefix = grey.prefix if kind else b""
+    with pytest.raises(PayloadError):
+        decoded(payloads.MAGIC + bytes([16 + kind]) + prefix + data, grey)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "ends after 0 bytes, at least 2 expected"),
+        (b"PK\x03\x04", "not a payload: it does not begin with 56 c6"),
+        (b"V\xc6\x21", "version 2 is not known here, only version 1"),
+        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 1"),
+        (b"V\xc6\x10\x02\x01\x01\x01", "shape 2×1×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
+        (b"V\xc6\x10\x01\x81\x40\x01\x01", "shape 1×8193×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
+        (b"V\xc6\x10\x01\x01\x01\x00", "0 images of 1×1×1: 0 levels, outside 1 … 16777216"),
+        (
+            b"V\xc6\x10\x01\x80\x40\x80\x40\x01",
+            "1 images of 1×8192×8192: 67108864 levels, outside 1 … 16777216",
+        ),
+        (
+            b"V\xc6\x10\x01\x01\x01\x80\x80\x80\x04",
+            "8388608 images need 513 chunks, more than 10 bytes can hold",
+        ),
+        (
+            b"V\xc6\x10\x01\x81\x80\x80\x80\x80\x80\x01",
+            "a number of more than 5 bytes, or ending with a zero byte",
+        ),
+        (b"V\xc6\x10\x01\x81\x00", "a number of more than 5 bytes, or ending with a zero byte"),
+        (b"V\xc6\x10\x01\x01\x01\x01abcd\x07", "images 0 … 0: damaged, their CRC-32 is not the payload's"),
+        (b"V\xc6\x10\x01\x02\x01\x01abcd/...", "images 0 … 0: not a VP8L stream"),
+    ],
+)
+def test_what_is_wrong_is_said(data: bytes, message: str) -> None:
+    with pytest.raises(PayloadError, match=f"^{message}"):
+        decoded(data)
+
+
+def test_a_sheet_of_another_size_is_an_error() -> None:
+    payload = compress(np.zeros((1, 1, 40, 40), np.uint8), None)
+    with pytest.raises(PayloadError, match=r"a sheet of \(40, 40\), expected \(40, 41\)"):
+        decoded(payload[:4] + bytes([41]) + payload[5:])
+
+
+def test_bytes_after_the_last_chunk_are_an_error(grey: CodecModel) -> None:
+    images = pictures(SHAPES["grey"], images_a_chunk(SHAPES["grey"]) + 1)
+    with pytest.raises(PayloadError, match="1 bytes are left over at the end"):
+        decoded(compress(images, grey) + b"\0", grey)
+
+
+def test_another_model_is_told_apart(grey: CodecModel, rgb: CodecModel) -> None:
+    payload = compress(pictures(SHAPES["grey"], 1), grey)
+    with pytest.raises(UnknownModelError, match=f"made with model {grey.prefix.hex()}, which is not at hand"):
+        decoded(payload, rgb)
+
+
+def test_a_shape_that_cannot_be_coded_is_refused() -> None:
+    with pytest.raises(PayloadError, match="shape 2×4×4 is outside"):
+        compress(noise(1, 2, 4, 4), None)

@@ -1,0 +1,85 @@
+"""The context network: it sees nothing that is not decoded yet, and its integers follow its floats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from codec.context import context_faults, slots_of_levels
+from codec.mixture import make_tables
+from codec.rans import TOTAL
+from tests.codec.conftest import SHAPES, TRAINING, pictures
+from training.config import CodecTraining
+from training.context import ContextModel, context_offsets, integer_context, log_prob
+
+ACTIVATIONS = 3
+
+
+def built(shape: tuple[int, int, int], config: CodecTraining = TRAINING) -> ContextModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ContextModel(shape, ACTIVATIONS, config)
+        for parameter in model.last.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        return model
+
+
+def inputs(shape: tuple[int, int, int], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    _, height, width = shape
+    generator = torch.Generator().manual_seed(1)
+    half = (math.ceil(height / 2), math.ceil(width / 2))
+    return torch.from_numpy(pictures(shape, count)), torch.randn(
+        count, ACTIVATIONS, *half, generator=generator
+    )
+
+
+def test_the_context_is_all_pixels_before_one_within_reach() -> None:
+    assert context_offsets(1).tolist() == [[-1, -1], [-1, 0], [-1, 1], [0, -1]]
+    assert len(context_offsets(4)) == 40
+
+
+@pytest.mark.parametrize("shape", SHAPES.values())
+def test_a_level_depends_on_those_before_it_alone(shape: tuple[int, int, int]) -> None:
+    model = built(shape)
+    levels, activations = inputs(shape, 1)
+    channels, height, width = shape
+    with torch.inference_mode():
+        before = model(levels, activations)
+        for channel in range(channels):
+            changed = levels.clone()
+            changed[0, channel, 4, 5] ^= 255
+            moved = (model(changed, activations) - before).abs().amax(dim=(0, 2, 3)) > 0
+            order = torch.arange(channels * height * width).view(height, width, channels).permute(2, 0, 1)
+            first = order[channel, 4, 5]
+            assert moved.any()
+            assert bool((order[moved] > first).all())
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES.values())
+def test_integers_cost_what_the_floats_say(shape: tuple[int, int, int], layers: int) -> None:
+    model = built(shape, TRAINING.model_copy(update={"layers": layers}))
+    levels, activations = inputs(shape, 32)
+    with torch.inference_mode():
+        expected = -log_prob(levels, model(levels, activations)) / math.log(2)
+        features = torch.nn.functional.leaky_relu(model.head(activations), 1 / 8)
+    steps = features.abs().amax(dim=(0, 2, 3)) / 223
+    units = torch.round(features / steps[:, None, None]).permute(0, 2, 3, 1).numpy().astype(np.int16)
+    net = integer_context(model, steps, levels, activations)
+    assert context_faults(net, TRAINING.reach) == []
+    in_place = np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
+    _, frequencies = slots_of_levels(in_place, units, net, make_tables())
+    assert -np.log2(frequencies / TOTAL).mean() == pytest.approx(float(expected.mean()), rel=2e-3)
+
+
+def test_probabilities_sum_to_one() -> None:
+    model = built(SHAPES["grey"])
+    levels, activations = inputs(SHAPES["grey"], 1)
+    with torch.inference_mode():
+        outputs = model(levels, activations).expand(256, -1, -1, -1, -1, -1)
+        every = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, *SHAPES["grey"])
+        total = torch.exp(log_prob(every, outputs).double()).sum(dim=0)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0)

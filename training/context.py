@@ -1,0 +1,216 @@
+"""The context network in floats: what is trained, and its way to integers.
+
+levels before a pixel, `reach` away or less ─┐
+the decoder's last activations ─► head ──────┴─► hidden layers ─► a mixture of logistics for the level
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.context import INPUTS, LARGEST_HIDDEN, LARGEST_INPUT, SMALLEST_HIDDEN, ContextNetwork
+from codec.mixture import LEVELS, LOCATION_STEPS, LOGIT_STEPS, LOGITS, SCALES, SCALES_AN_OCTAVE
+from codec.networks import CENTRE
+from codec.rans import TOTAL
+from models.likelihoods import Levels
+from models.vae import Upsample, rectified
+from training.config import CodecTraining
+
+LARGEST_WEIGHT = 2047
+LARGEST_SUM = 2.0**29  # of a layer's products: 2^31 is the limit of sums, biases and rounding included
+# Outputs of about −1 … 1 become logits in nats, locations in levels, scales in octaves above the smallest.
+LOGIT_CENTRE = (LOGITS - 1) / LOGIT_STEPS / 2
+OCTAVES, OCTAVE_CENTRE = 4, 6
+Activations = Float[Tensor, "batch channel h w"]
+Outputs = Float[Tensor, "batch channel 3 component height width"]
+
+
+def context_offsets(reach: int) -> Int64[Tensor, "context 2"]:
+    """Return (dy, dx) of the pixels before a pixel, in raster order, that are `reach` away or less."""
+    rows, columns = torch.meshgrid(torch.arange(-reach, 1), torch.arange(-reach, reach + 1), indexing="ij")
+    return torch.stack([rows, columns], dim=-1).flatten(0, 1)[: -reach - 1]
+
+
+class PixelLayer(nn.Module):
+    """A layer of each channel's own, at every pixel: (B, C·inputs, H, W) to (B, C·outputs, H, W)."""
+
+    def __init__(self, channels: int, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.randn(channels, outputs, inputs) * gain / math.sqrt(inputs))
+        self.bias = nn.Parameter(torch.zeros(channels, outputs))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the layer's outputs."""
+        weight = self.weight.flatten(0, 1)[..., None, None]
+        return F.conv2d(h, weight, self.bias.flatten(), groups=self.channels)
+
+
+class ContextModel(nn.Module):
+    """p(level given the levels before it and the VAE decoder's last activations)."""
+
+    own_mask: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], activations: int, config: CodecTraining) -> None:
+        super().__init__()
+        channels, *size = shape
+        self.channels, self.reach, self.hidden = channels, config.reach, config.hidden
+        self.head = Upsample(activations, config.features, (size[0], size[1]))
+        context = len(context_offsets(config.reach))
+        scale = math.sqrt(2 / (context * channels + config.features))
+        self.of_levels = nn.Parameter(torch.randn(config.hidden, channels, context) * scale)
+        self.of_features = nn.Parameter(torch.randn(config.hidden, config.features) * scale)
+        # Of the channels of a pixel before each channel.
+        self.of_own = nn.Parameter(torch.randn(channels, config.hidden, channels) * scale)
+        self.bias = nn.Parameter(torch.zeros(channels, config.hidden))
+        self.middle = nn.ModuleList(
+            PixelLayer(channels, config.hidden, config.hidden, math.sqrt(2)) for _ in range(config.layers - 1)
+        )
+        self.last = PixelLayer(channels, config.hidden, 3 * config.components, 0.1)
+        with torch.no_grad():  # locations apart, so that the components are
+            self.last.bias.unflatten(1, (3, -1))[:, 1] = torch.linspace(-1, 1, config.components)
+        own_mask = torch.ones(channels, channels).tril(-1)[:, None]
+        self.register_buffer("own_mask", own_mask, persistent=False)
+
+    def forward(self, levels: Levels, activations: Activations) -> Outputs:
+        """Return what `log_prob` takes, for every level."""
+        x = (levels.to(activations.dtype) - CENTRE) / CENTRE
+        reach = self.reach
+        missing = (reach + 1) * (2 * reach + 1) - self.of_levels.shape[2]  # the pixel and those after it
+        window = F.pad(self.of_levels, (0, missing)).unflatten(2, (reach + 1, 2 * reach + 1))
+        seen = F.conv2d(F.pad(x, (reach, reach, reach, 0)), window)
+        seen = seen + F.conv2d(rectified(self.head(activations)), self.of_features[..., None, None])
+        own = (self.of_own * self.own_mask).flatten(0, 1)[..., None, None]
+        h = seen.repeat(1, self.channels, 1, 1) + F.conv2d(x, own, self.bias.flatten())
+        for layer in self.middle:
+            h = layer(rectified(h))
+        h = rectified(h)
+        # Locations need more than bfloat16's eight bits.
+        with torch.autocast(h.device.type, enabled=False):
+            outputs: Tensor = self.last(h.float())
+        return outputs.unflatten(1, (self.channels, 3, -1))
+
+
+def log_prob(levels: Levels, outputs: Outputs) -> Float[Tensor, "batch channel height width"]:
+    """Return each level's log probability, in nats, as `codec.mixture` shares out its slots."""
+    logits, locations, scales = outputs.unbind(2)
+    logits = (logits + LOGIT_CENTRE).clamp(0, 2 * LOGIT_CENTRE)
+    locations = (locations * CENTRE + CENTRE).clamp(-32, LEVELS - 1 + 32)
+    octaves = (scales * OCTAVES + OCTAVE_CENTRE).clamp(0, (SCALES - 1) / SCALES_AN_OCTAVE)
+    inverse = LOCATION_STEPS * torch.exp2(-octaves)
+    x = levels.to(outputs.dtype).unsqueeze(2)
+    above, below = inverse * (x - locations + 0.5), inverse * (x - locations - 0.5)
+    has_above, has_below = x < LEVELS - 1, x > 0
+    zero = x.new_zeros(())
+    log_mass = (
+        torch.where(has_above, F.logsigmoid(above), zero)
+        + torch.where(has_below, F.logsigmoid(-below), zero)
+        + torch.where(has_above & has_below, torch.log(-torch.expm1(-inverse)), zero)
+    )
+    log_p = torch.logsumexp(logits + log_mass, dim=2) - torch.logsumexp(logits, dim=2)
+    return torch.log(torch.exp(log_p) * (1 - LEVELS / TOTAL) + 1 / TOTAL)
+
+
+def integer_context(
+    model: ContextModel, feature_steps: Float[Tensor, " feature"], levels: Levels, activations: Activations
+) -> ContextNetwork:
+    """Return the network in integers, for features in the given steps.
+
+    The ranges of hidden units are those over the given images.
+    """
+    channels = model.channels
+    hidden_steps = [wide / LARGEST_HIDDEN for wide in _hidden_ranges(model, levels, activations)]
+    # The sums of what is seen serve every channel, whose hidden units share their steps for it.
+    first_steps = hidden_steps[0].amax(dim=0)
+    hidden_steps[0] = first_steps.expand_as(hidden_steps[0])
+
+    of_levels = _double(model.of_levels).transpose(1, 2).flatten(1) / CENTRE
+    of_features = _double(model.of_features) * feature_steps.double()
+    of_own = _double(model.of_own * model.own_mask) / CENTRE
+    inputs = torch.cat([of_levels, of_features], dim=1)
+    inputs = F.pad(inputs, (0, -inputs.shape[1] % INPUTS))
+    weight, shift = _integers(torch.cat([inputs, *of_own], dim=1) / first_steps[:, None], LARGEST_INPUT)
+    first_bias = torch.round(_double(model.bias) / first_steps * torch.exp2(shift))
+
+    middle = [
+        _layer(_double(layer.weight) * before[:, None] / after[..., None], _double(layer.bias) / after)
+        for layer, before, after in zip(model.middle, hidden_steps[:-1], hidden_steps[1:], strict=True)
+        if isinstance(layer, PixelLayer)
+    ]
+    gains = torch.tensor([LOGIT_STEPS, LOCATION_STEPS * CENTRE, SCALES_AN_OCTAVE * OCTAVES])
+    centres = [LOGIT_STEPS * LOGIT_CENTRE, LOCATION_STEPS * CENTRE, SCALES_AN_OCTAVE * OCTAVE_CENTRE]
+    components = model.last.bias.shape[1] // 3
+    gains = gains.double().repeat_interleave(components)
+    last = _layer(
+        _double(model.last.weight) * hidden_steps[-1][:, None] * gains[:, None],
+        _double(model.last.bias) * gains + torch.tensor(centres).double().repeat_interleave(components),
+    )
+    size = inputs.shape[1]
+    return ContextNetwork(
+        offsets=context_offsets(model.reach).numpy(),
+        seen_weight=_array(weight[:, :size], np.int16),
+        own_weight=_array(weight[:, size:].unflatten(1, (channels, channels)).transpose(0, 1), np.int16),
+        first_bias=_array(first_bias, np.int32),
+        first_shift=_array(shift.expand(channels, -1), np.int32),
+        middle_weight=_stacked(
+            [weight for weight, _, _ in middle], (channels, 0, model.hidden, model.hidden)
+        ),
+        middle_bias=_stacked([bias for _, bias, _ in middle], (channels, 0, model.hidden)),
+        middle_shift=_stacked([shift for _, _, shift in middle], (channels, 0, model.hidden)),
+        last_weight=last[0],
+        last_bias=last[1],
+        last_shift=last[2],
+    )
+
+
+def _hidden_ranges(model: ContextModel, levels: Levels, activations: Activations) -> list[Tensor]:
+    """Return the range of each hidden unit (C, hidden), rectified, layer by layer."""
+    ranges: list[Tensor] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].transpose(0, 1).flatten(1).double()
+        needed = torch.maximum(values, values * (LARGEST_HIDDEN / SMALLEST_HIDDEN))
+        ranges.append(needed.amax(dim=1).unflatten(0, (model.channels, -1)).clamp(min=1e-6))
+
+    handles = [layer.register_forward_pre_hook(note) for layer in (*model.middle, model.last)]
+    with torch.inference_mode():
+        model(levels, activations)
+    for handle in handles:
+        handle.remove()
+    return ranges
+
+
+def _integers(weight: Float[Tensor, "*channel output input"], largest_input: int) -> tuple[Tensor, Tensor]:
+    """Return weights of twelve bits and a shift for each output, small enough for the sums' 32 bits."""
+    widest = weight.abs().amax(dim=-1).clamp(min=2.0**-16)
+    reach = weight.abs().sum(dim=-1).clamp(min=2.0**-16) * largest_input
+    shift = torch.floor(torch.log2(torch.minimum(LARGEST_WEIGHT / widest, LARGEST_SUM / reach)))
+    return torch.round(weight * torch.exp2(shift)[..., None]), shift
+
+
+def _layer(
+    weight: Float[Tensor, "channel output input"], bias: Float[Tensor, "channel output"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    integers, shift = _integers(weight, LARGEST_HIDDEN)
+    biases = torch.round(bias * torch.exp2(shift))
+    return _array(integers, np.int16), _array(biases, np.int32), _array(shift, np.int32)
+
+
+def _stacked(arrays: list[np.ndarray], without: tuple[int, ...]) -> np.ndarray:
+    """Return arrays of each layer by channel and layer; `without` is the shape for no layers."""
+    kind = np.int16 if len(without) == 4 else np.int32
+    return np.stack(arrays, axis=1) if arrays else np.zeros(without, kind)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.detach().double()
+
+
+def _array(tensor: Tensor, kind: type[np.signedinteger]) -> np.ndarray:
+    return np.ascontiguousarray(tensor.numpy().astype(kind))
