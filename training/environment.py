@@ -13,7 +13,7 @@ import torch
 from training.distributed import Place
 
 PROJECT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "numpy", "scikit-learn", "safetensors")
+PACKAGES = ("torch", "numpy", "scikit-learn", "safetensors", "numba")
 
 
 def environment(place: Place) -> dict[str, Any]:

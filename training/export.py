@@ -81,6 +81,7 @@ def export_codec(trainer: Trainer, bundle: Path) -> float:
         not torch.equal(weights[name], t.cpu()) for name, t in trainer.averaged_model.state_dict().items()
     ):
         raise RunError(f"{bundle}: not of this run's weights; export it first")
+    made_by = environment(trainer.place)
     codec = fit_codec(model.to(trainer.place.device), trainer.dataset, config, trainer.config.seed)
     test = trainer.dataset.test[:CODEC_IMAGES]
     bits_per_dim = 8 * len(compress(test, codec)) / test.size
@@ -89,7 +90,7 @@ def export_codec(trainer: Trainer, bundle: Path) -> float:
         "config": config.model_dump(mode="json"),
         "bits_per_dim": bits_per_dim,
         "test_images": len(test),
-        **environment(trainer.place),
+        **made_by,
     }
     card, _, _ = (bundle / "README.md").read_text(encoding="utf-8").partition(CODEC_HEADING)
     note = CODEC_NOTE.format(bits_per_dim=bits_per_dim, images=len(test))

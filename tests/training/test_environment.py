@@ -19,7 +19,7 @@ def test_it_names_the_versions_the_device_and_the_processes() -> None:
     described = environment(Place(torch.device("cpu"), rank=1, world_size=2))
     assert described["versions"] == {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
+        **{name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors", "numba")},
     }
     assert described["device"] == f"cpu, {torch.get_num_threads()} thread(s)"
     assert described["processes"] == 2
