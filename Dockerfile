@@ -51,6 +51,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NUMBA_CACHE_DIR=/tmp/numba \
     VAE_HOST=0.0.0.0 \
     VAE_PORT=8000
 

@@ -1,12 +1,15 @@
-"""`python -m codec`: compress images into one file and back, offline, as /compress and /decompress do."""
+"""`python -m codec`: compress 8-bit images into one file, without loss of a pixel, and back."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from tqdm import tqdm
 from codec import archive
 from codec.chunk import verified
 from codec.classical import MAX_SIDE
-from codec.model import FILE, CodecError, CodecModel
+from codec.model import DIGEST_BYTES, FILE, CodecError, CodecModel
 from codec.payload import PayloadError, compress, decompress, decompress_one, parsed
 from models.bundle import SHIPPED, bundle_path
 from models.images import ImageError, decode_image, encode_png
@@ -31,8 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit status: 0, or 1 after a fault said on standard error."""
     options = command_line().parse_args(arguments)
     try:
-        torch.set_num_threads(1)  # chunks go side by side instead
-        with ThreadPoolExecutor(options.threads) as executor:
+        # Chunks go side by side, each on one thread of torch.
+        with ThreadPoolExecutor(
+            options.threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as executor:
             COMMANDS[options.command](options, _with_progress(executor, options.command))
     except FAULTS as fault:
         print(f"error: {fault}", file=sys.stderr)
@@ -45,28 +50,29 @@ def _compress(options: argparse.Namespace, each: Any) -> None:
     if len(options.files) == 1 and options.files[0].suffix == ".npy":
         data = compress(_read_array(options.files[0]), model, each)
     else:
-        names, paths = zip(*_found(options.files), strict=True)
-        with tqdm(paths, desc="read", unit="image") as bar:
-            pictures = [_read_picture(path) for path in bar]
-        data = archive.pack(pictures, names, model, each)
+        found = list(_found(options.files))
+        _check_names([name for name, _ in found])
+        with tqdm(found, desc="read", unit="image") as bar:
+            pictures = [_read_picture(path) for _, path in bar]
+        data = archive.pack(pictures, [name for name, _ in found], model, each)
     options.to.write_bytes(data)
     print(f"{options.to}: {len(data)} bytes")
 
 
 def _decompress(options: argparse.Namespace, each: Any) -> None:
-    data = options.file.read_bytes()
-    find = _finder(options.model)
+    data, find = options.file.read_bytes(), _finder(options.model)
     if archive.is_archive(data):
         opened = archive.opened(data)
-        everything = options.index is None
-        for name, picture in (
-            archive.unpack(opened, find, each)
-            if everything
-            else [archive.unpack_one(opened, find, options.index)]
-        ):
-            path = options.to / _safe(name)
+        _check_names([name for names in opened.names for name in names])
+        one = options.index is not None
+        found = (
+            [archive.unpack_one(opened, find, options.index)] if one else archive.unpack(opened, find, each)
+        )
+        for name, picture in found:
+            path = options.to / _written_as(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode_png(picture))
+            with path.open("xb") as file:  # nothing is overwritten
+                file.write(encode_png(picture))
         return
     header = parsed(data, find)
     if options.index is None:
@@ -78,15 +84,16 @@ def _decompress(options: argparse.Namespace, each: Any) -> None:
 
 
 def _info(options: argparse.Namespace, each: Any) -> None:
-    data = options.file.read_bytes()
+    data, find = options.file.read_bytes(), _finder(options.model)
     payloads: tuple[bytes, ...] = (data,)
     if archive.is_archive(data):
-        index = archive.opened(data)
-        payloads = index.payloads
-        print(f"archive of {len(index.names)} images in {len(payloads)} payload(s), {len(data)} bytes")
+        opened = archive.opened(data)
+        payloads = opened.payloads
+        images = sum(map(len, opened.names))
+        print(f"archive of {images} images in {len(payloads)} payload(s), {len(data)} bytes")
     for payload in payloads:
-        header = parsed(payload, _finder(options.model))
-        levels = header.count * int(np.prod(header.shape))
+        header = parsed(payload, find)
+        levels = header.count * math.prod(header.shape)
         print(
             f"{header.kind.name.lower()}: {header.count} images of {'×'.join(map(str, header.shape))},"
             f" {len(header.chunks)} chunk(s), {len(payload)} bytes, {8 * len(payload) / levels:.4f} bits/dim"
@@ -109,54 +116,85 @@ def _with_progress(executor: ThreadPoolExecutor, what: str) -> Any:
 
 
 def _found(paths: Sequence[Path]) -> Iterable[tuple[str, Path]]:
-    """Yield every image file's name in the archive and its path: folders are searched."""
+    """Yield every image file's name in the archive and its path: folders are searched.
+
+    The names are relative to the one folder that is given, or keep the folders' names where there are more.
+    """
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             if not inside:
                 raise ImageError(f"{path}: no {', '.join(sorted(SUFFIXES))} files in this folder")
-            yield from ((str(p.relative_to(path)), p) for p in inside)
+            root = path if len(paths) == 1 else path.parent
+            yield from ((p.relative_to(root).as_posix(), p) for p in inside)
         else:
             yield path.name, path
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """Raise PayloadError where two pictures would be one file, or one would lie outside its folder."""
+    written: dict[str, str] = {}
+    for name in names:
+        path = _written_as(name)
+        if path.is_absolute() or path.drive or ".." in path.parts or "\0" in name:
+            raise PayloadError(f"a picture's name leads outside the folder: {name!r}")
+        place = str(path).casefold()  # as some file systems see it
+        if place in written:
+            raise PayloadError(f"two pictures would be written as {path}: {written[place]!r} and {name!r}")
+        written[place] = name
+
+
+def _written_as(name: str) -> Path:
+    """Return the path of a picture: a PNG file, whatever it was before."""
+    return Path(name if name.lower().endswith(".png") else f"{name}.png")
+
+
 def _read_picture(path: Path) -> np.ndarray:
     try:
-        return decode_image(path.read_bytes(), MAX_SIDE**2, keep_alpha=True)
+        picture = decode_image(path.read_bytes(), MAX_SIDE**2, keep_alpha=True)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
+    if max(picture.shape) > MAX_SIDE:
+        raise ImageError(f"{path}: a side of {max(picture.shape)}; the limit is {MAX_SIDE}")
+    return picture
 
 
 def _read_array(path: Path) -> np.ndarray:
     try:
         images = np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ImageError(f"{path}: {error}") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
-        raise ImageError(
-            f"{path}: {images.dtype} {images.shape}, expected uint8 (images, channels, height, width)"
-        )
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "several arrays"
+        raise ImageError(f"{path}: {found}, expected uint8 (images, channels, height, width)")
     return images
 
 
-def _safe(name: str) -> Path:
-    """Return the relative path of a picture, a PNG file whatever it was before."""
-    path = Path(name if name.lower().endswith(".png") else f"{name}.png")
-    if path.is_absolute() or ".." in path.parts:
-        raise PayloadError(f"the archive names a file outside the folder: {name!r}")
-    return path
-
-
 def _finder(name: str) -> Callable[[bytes], CodecModel | None]:
-    paths = [path / FILE for path in ([bundle_path(name)] if name else sorted(SHIPPED.iterdir()))]
-    models = [verified(path) for path in paths if path.is_file()]
-    return lambda prefix: next((model for model in models if model.prefix == prefix), None)
+    """Return what finds a codec by its digest's first bytes: the named bundle's, or any shipped one's."""
+    if name:
+        paths = [bundle_path(name) / FILE]
+    else:
+        paths = [path for path in sorted(SHIPPED.glob(f"*/{FILE}")) if path.is_file()]
+    prefixes = {hashlib.sha256(path.read_bytes()).digest()[:DIGEST_BYTES]: path for path in paths}
+
+    @cache
+    def find(prefix: bytes) -> CodecModel | None:
+        return verified(prefixes[prefix]) if prefix in prefixes else None
+
+    return find
+
+
+def _threads(text: str) -> int:
+    if (threads := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{threads} is less than 1")
+    return threads
 
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m codec", description=__doc__)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="all processors by default")
+    parser.add_argument("--threads", type=_threads, default=os.cpu_count(), help="all processors by default")
     commands = parser.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("compress", help="image files, folders, or one .npy array to one file")
     pack.add_argument("files", nargs="+", type=Path, metavar="FILE")

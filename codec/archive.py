@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from codec.model import CodecModel
 from codec.payload import (
     ARCHIVE,
     MAGIC,
+    MAX_LEVELS,
     VERSION,
     Each,
+    Header,
     PayloadError,
     Reader,
     compress,
@@ -25,18 +28,17 @@ from codec.payload import (
     parsed,
     varint,
 )
-from models.config import Strict
 
-MAX_INDEX_BYTES = 1 << 28
+# An index grows by no more when it is inflated: names that differ by a number take some four bytes each.
+INDEX_GROWTH, SMALL_INDEX_BYTES = 64, 1 << 16
 Picture = UInt8[np.ndarray, "height width channel"]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Names, in the order of the images, and the payload that each image is in."""
+    """Payloads, and the names of each one's images."""
 
-    names: tuple[str, ...]
-    places: tuple[int, ...]  # of each image's payload
+    names: tuple[tuple[str, ...], ...]
     payloads: tuple[bytes, ...]
 
 
@@ -48,14 +50,27 @@ def is_archive(data: bytes) -> bool:
 def pack(
     pictures: Sequence[Picture], names: Sequence[str], model: CodecModel | None, each: Each = map
 ) -> bytes:
-    """Return an archive of pictures, those of one shape in one payload."""
-    shapes = list(dict.fromkeys(picture.shape for picture in pictures))
-    places = [shapes.index(picture.shape) for picture in pictures]
-    payloads = []
-    for place in range(len(shapes)):
-        alike = np.stack([picture for picture, own in zip(pictures, places, strict=True) if own == place])
-        payloads.append(compress(np.ascontiguousarray(alike.transpose(0, 3, 1, 2)), model, each))
-    index = zlib.compress(json.dumps({"names": list(names), "payloads": places}).encode(), 9)
+    """Return an archive of pictures, those of one shape in one payload, or more where they are too many.
+
+    Raises PayloadError for a name that is not text, and as `compress` does.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, picture in enumerate(pictures):
+        alike.setdefault(picture.shape, []).append(number)
+    groups = []
+    for shape, numbers in alike.items():
+        most = max(1, MAX_LEVELS // math.prod(shape))
+        groups += [numbers[start : start + most] for start in range(0, len(numbers), most)]
+    try:
+        index = zlib.compress(
+            json.dumps([[names[n] for n in g] for g in groups], ensure_ascii=False).encode(), 9
+        )
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"a file's name is not text: {error.object!r}") from error
+    payloads = [
+        compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, each)
+        for group in groups
+    ]
     sizes = b"".join(varint(len(payload)) for payload in payloads)
     head = MAGIC + bytes([16 * VERSION + ARCHIVE]) + varint(len(payloads)) + sizes + varint(len(index))
     return head + index + zlib.crc32(head + index).to_bytes(4, "big") + b"".join(payloads)
@@ -72,60 +87,49 @@ def opened(data: bytes) -> Archive:
         raise PayloadError("the archive's index is damaged: its CRC-32 is another")
     payloads = tuple(reader.take(size) for size in sizes)
     reader.check_end()
-    document = _document(index)
-    if len(document.names) != len(document.payloads) or max(document.payloads, default=-1) >= len(payloads):
-        raise PayloadError(
-            f"the archive's index has {len(document.names)} names, {len(document.payloads)} places"
-            f" in {len(payloads)} payloads"
-        )
-    return Archive(document.names, document.payloads, payloads)
+    names = _names(index)
+    if len(names) != len(payloads):
+        raise PayloadError(f"the archive's index is of {len(names)} payloads, there are {len(payloads)}")
+    return Archive(names, payloads)
 
 
 def unpack(
     archive: Archive, find: Callable[[bytes], CodecModel | None], each: Each = map
 ) -> Iterator[tuple[str, Picture]]:
-    """Yield every name and picture; raise PayloadError for streams that are damaged."""
-    headers = [parsed(payload, find) for payload in archive.payloads]
-    for place, header in enumerate(headers):
-        if (named := archive.places.count(place)) != header.count:
-            raise PayloadError(
-                f"the archive names {named} images of payload {place}, which has {header.count}"
-            )
-    images = [
-        iter(decompress(payload, header, each))
-        for payload, header in zip(archive.payloads, headers, strict=True)
-    ]
-    for name, place in zip(archive.names, archive.places, strict=True):
-        yield name, np.ascontiguousarray(next(images[place]).transpose(1, 2, 0))
+    """Yield every name and picture, payload by payload; raise PayloadError for streams that are damaged."""
+    for names, payload in zip(archive.names, archive.payloads, strict=True):
+        header = _header(payload, names, find)
+        for name, image in zip(names, decompress(payload, header, each), strict=True):
+            yield name, np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def unpack_one(
     archive: Archive, find: Callable[[bytes], CodecModel | None], index: int
 ) -> tuple[str, Picture]:
-    """Return the name and the picture of image `index`, decoding its chunk alone."""
-    if not 0 <= index < len(archive.names):
-        raise PayloadError(f"index {index} is outside 0 … {len(archive.names) - 1}")
-    place = archive.places[index]
-    payload = archive.payloads[place]
-    [image] = decompress_one(payload, parsed(payload, find), archive.places[:index].count(place))
-    return archive.names[index], np.ascontiguousarray(image.transpose(1, 2, 0))
+    """Return the name and picture of image `index`, in the order of `unpack`, decoding its chunk alone."""
+    place = index
+    for names, payload in zip(archive.names, archive.payloads, strict=True):
+        if 0 <= place < len(names):
+            [image] = decompress_one(payload, _header(payload, names, find), place)
+            return names[place], np.ascontiguousarray(image.transpose(1, 2, 0))
+        place -= len(names)
+    raise PayloadError(f"index {index} is outside 0 … {sum(map(len, archive.names)) - 1}")
 
 
-class _Index(Strict):
-    names: tuple[str, ...] = Field(strict=False)
-    payloads: tuple[NonNegativeInt, ...] = Field(strict=False)
+def _header(payload: bytes, names: tuple[str, ...], find: Callable[[bytes], CodecModel | None]) -> Header:
+    header = parsed(payload, find)
+    if len(names) != header.count:
+        raise PayloadError(f"the archive names {len(names)} images of a payload that has {header.count}")
+    return header
 
 
-def _document(index: bytes) -> _Index:
+def _names(index: bytes) -> tuple[tuple[str, ...], ...]:
+    limit = INDEX_GROWTH * len(index) + SMALL_INDEX_BYTES
+    inflater = zlib.decompressobj()
     try:
-        return _Index.model_validate_json(_inflated(index))
+        content = inflater.decompress(index, limit)
+        if inflater.unconsumed_tail or not inflater.eof:
+            raise PayloadError(f"the archive's index is cut off, or longer than {limit} bytes")
+        return TypeAdapter(tuple[tuple[str, ...], ...]).validate_json(content)
     except (zlib.error, ValidationError) as error:
         raise PayloadError(f"the archive's index cannot be read: {error}") from error
-
-
-def _inflated(index: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    content = inflater.decompress(index, MAX_INDEX_BYTES)
-    if inflater.unconsumed_tail:
-        raise PayloadError(f"the archive's index is longer than {MAX_INDEX_BYTES} bytes")
-    return content

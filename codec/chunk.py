@@ -39,7 +39,7 @@ def decode_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     channels = model.config.shape[0]
     levels, state, count = decode_levels(state, words, count, features, channels, model.context, model.tables)
     if state or count:
-        raise StreamError(f"{2 * count} coded bytes are left over after the last pixel")
+        raise StreamError("the stream does not end with the last pixel")
     return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
 
 

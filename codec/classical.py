@@ -15,6 +15,7 @@ Images = UInt8[np.ndarray, "image channel height width"]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by channels
 MAX_SIDE = 8192
 MAX_SHEET_SIDE = 16383  # WebP's
+_VP8L_SIGNATURE = 0x2F
 _RIFF_BYTES = 20  # of a file's header: RIFF, size, WEBP, VP8L, size
 
 
@@ -28,10 +29,11 @@ def encode_classical(images: Images, effort: int = 4) -> bytes:
     image = Image.fromarray(sheet[..., 0] if channels == 1 else sheet, MODES[channels])
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", lossless=True, exact=True, method=effort, quality=75 if effort else 0)
-    stream = buffer.getvalue()[_RIFF_BYTES:]
-    if buffer.getvalue()[12:16] != b"VP8L" or len(stream) >= raw.size:
+    file = buffer.getvalue()
+    size = int.from_bytes(file[16:20], "little")  # of the chunk, which may be padded
+    if file[12:16] != b"VP8L" or size >= raw.size:
         return raw.tobytes()
-    return stream
+    return file[_RIFF_BYTES : _RIFF_BYTES + size]
 
 
 def decode_classical(stream: bytes, shape: tuple[int, int, int], count: int) -> Images:
@@ -40,14 +42,23 @@ def decode_classical(stream: bytes, shape: tuple[int, int, int], count: int) -> 
     if len(stream) == count * height * width * channels:
         raw = np.frombuffer(stream, np.uint8).reshape(count, height, width, channels)
         return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
+    _check_size(stream, width, count * height)
     padded = stream + b"\0" * (len(stream) % 2)
     header = b"RIFF" + struct.pack("<I", len(padded) + 12) + b"WEBPVP8L" + struct.pack("<I", len(stream))
     try:
         with Image.open(io.BytesIO(header + padded), formats=["WEBP"]) as image:
-            if image.size != (width, count * height):
-                raise StreamError(f"a sheet of {image.size}, expected {(width, count * height)}")
             sheet = np.asarray(image.convert("RGBA" if channels == 4 else "RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise StreamError(f"not a VP8L stream: {error}") from error
     images = sheet[..., :channels].reshape(count, height, width, channels)
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _check_size(stream: bytes, width: int, height: int) -> None:
+    """Raise StreamError for another size than expected, before anything of it is allocated."""
+    if len(stream) < 5 or stream[0] != _VP8L_SIGNATURE:
+        raise StreamError(f"not a VP8L stream; it starts with {stream[:5].hex(' ') or 'nothing'}")
+    bits = int.from_bytes(stream[1:5], "little")
+    size = (bits % 2**14 + 1, (bits >> 14) % 2**14 + 1)
+    if size != (width, height):
+        raise StreamError(f"a sheet of {size}, expected {(width, height)}")

@@ -60,7 +60,8 @@ def context_faults(net: ContextNetwork, reach: int) -> list[str]:
     faults = []
     rows, columns = net.offsets.T
     before = (rows < 0) | ((rows == 0) & (columns < 0))
-    if not before.all() or np.abs(net.offsets).max() > reach:
+    near = (net.offsets >= -reach) & (net.offsets <= reach)
+    if not before.all() or not near.all():
         faults.append(f"context.offsets: one is not before the pixel, {reach} away or less")
     channels = len(net.own_weight)
     seen = np.broadcast_to(net.seen_weight, (channels, *net.seen_weight.shape))

@@ -36,14 +36,14 @@ def fit_latent_tables(k: Latents) -> LatentTables:
 
 def latent_faults(tables: LatentTables) -> list[str]:
     """Return why tables do not share out the slots: each value must own one at least."""
-    sizes = np.diff(tables.first)
-    if tables.first[0] != 0 or tables.first[-1] != len(tables.starts) or (sizes < 2).any():
+    lowest, first, starts = (part.astype(np.int64) for part in tables)  # no difference wraps around
+    if first[0] != 0 or first[-1] != len(starts) or (np.diff(first) < 2).any():
         return ["latents.first: does not divide latents.starts, two entries or more a dimension"]
-    highest = tables.lowest + sizes - 2
+    highest = lowest + np.diff(first) - 2
     faults = []
-    if (tables.lowest < -LARGEST_LATENT).any() or (highest > LARGEST_LATENT).any():
+    if (lowest < -LARGEST_LATENT).any() or (highest > LARGEST_LATENT).any():
         faults.append(f"latents.lowest: a value is outside ±{LARGEST_LATENT}")
-    for d, table in enumerate(np.split(tables.starts, tables.first[1:-1])):
+    for d, table in enumerate(np.split(starts, first[1:-1])):
         if table[0] != 0 or table[-1] != TOTAL or (np.diff(table) < 1).any():
             faults.append(f"latents.starts: those of dimension {d} do not rise from 0 to 2^20")
     return faults

@@ -12,7 +12,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 import numpy as np
 from jaxtyping import UInt8
 from pydantic import Field, model_validator
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
 from codec.context import INPUTS, ContextNetwork, context_faults
@@ -127,12 +128,11 @@ def load_codec(path: Path) -> CodecModel:
     dtypes and shapes, sums that might not be exact, tables that an entropy coder cannot use.
     """
     try:
-        with safe_open(path, "numpy") as file:
-            document = (file.metadata() or {}).get("config", "null")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = CodecConfig.model_validate(json.loads(document))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CodecError(path, [str(error)]) from error
+        content = path.read_bytes()
+        arrays = parse_safetensors(content)
+        config = CodecConfig.model_validate_json(_metadata(content)["config"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CodecError(path, [f"{type(error).__name__}: {error}"]) from error
     if faults := layout_faults(arrays, _layout(config, arrays)):
         raise CodecError(path, faults)
     parts = {name: _part(arrays, name) for name in ("context", "latents", "tables", "golden")}
@@ -145,7 +145,7 @@ def load_codec(path: Path) -> CodecModel:
         LatentTables(**parts["latents"]),
         MixtureTables(**parts["tables"]),
         Golden(**parts["golden"]),
-        hashlib.sha256(path.read_bytes()).digest(),
+        hashlib.sha256(content).digest(),
     )
     faults = [
         *encoder.faults(),
@@ -157,6 +157,12 @@ def load_codec(path: Path) -> CodecModel:
     if faults:
         raise CodecError(path, faults)
     return model
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    size = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + size])["__metadata__"]
+    return metadata
 
 
 def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
@@ -234,6 +240,6 @@ def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
         "tables.exponentials": ("int64", (LOGITS,)),
         "tables.steepnesses": ("int64", (SCALES,)),
         "tables.logistic": ("int64", (LOGISTIC_ENTRIES,)),
-        "golden.levels": ("uint8", (*sizes.get("golden.levels", (1,)), *config.shape)),
+        "golden.levels": ("uint8", (max(1, sizes.get("golden.levels", (1,))[0]), *config.shape)),
         "golden.stream": ("uint8", sizes.get("golden.stream", (1,))),
     }

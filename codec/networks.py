@@ -154,7 +154,7 @@ def _named_stages(stages: Sequence[Halving | Doubling]) -> dict[str, Layer]:
 def _sum_faults(part: str, layers: dict[str, Layer]) -> list[str]:
     faults = []
     for name, layer in layers.items():
-        if np.abs(layer.shift).max() > LARGEST_SHIFT:
+        if not ((layer.shift >= -LARGEST_SHIFT) & (layer.shift <= LARGEST_SHIFT)).all():
             faults.append(f"{part}.{name}: a shift is outside ±{LARGEST_SHIFT}")
         elif layer.largest_sums.max() > EXACT:
             faults.append(f"{part}.{name}: a sum may reach {layer.largest_sums.max()}, above 2^24")

@@ -22,6 +22,7 @@ from codec.rans import StreamError
 MAGIC = b"V\xc6"
 VERSION = 1
 ARCHIVE = 15  # where a payload has its kind: see archive.py
+MAX_LEVELS = 1 << 28  # of a payload's images together
 CHUNK_LEVELS = 1 << 16  # of a chunk's images together, or one image
 MAX_VARINT_BYTES = 5
 CLASSICAL_MARGIN = 1.5  # a quick attempt that is longer by as much is not worth a slow one
@@ -79,11 +80,14 @@ def images_a_chunk(shape: Shape) -> int:
 def compress(images: Images, model: CodecModel | None, each: Each = map) -> bytes:
     """Return a payload: with the model where the images have its shape, without one otherwise.
 
+    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, and no or too many images.
+
     Chunks are coded by `each`: map, or an executor's, for several at a time.
     """
     count, *dimensions = images.shape
     shape: Shape = (dimensions[0], dimensions[1], dimensions[2])
     _check_shape(shape)
+    _check_levels(count, shape, MAX_LEVELS)
     if model is not None and model.config.shape != shape:
         model = None
     size = images_a_chunk(shape)
@@ -97,7 +101,9 @@ def compress(images: Images, model: CodecModel | None, each: Each = map) -> byte
     return head + (lengths if len(parts) > 1 else b"") + crcs + b"".join(stream for stream, _ in streams)
 
 
-def parsed(payload: bytes, find: Callable[[bytes], CodecModel | None], max_levels: int = 1 << 28) -> Header:
+def parsed(
+    payload: bytes, find: Callable[[bytes], CodecModel | None], max_levels: int = MAX_LEVELS
+) -> Header:
     """Read a payload's header; `find` gives the model of a digest's first bytes.
 
     Raises PayloadError for bytes that are no payload or declare more than `max_levels`, UnknownModelError for
@@ -122,9 +128,7 @@ def parsed(payload: bytes, find: Callable[[bytes], CodecModel | None], max_level
             raise UnknownModelError(f"made with model {prefix.hex()}, which is not at hand")
         shape = model.config.shape
     count = reader.varint()
-    levels = count * shape[0] * shape[1] * shape[2]
-    if not 0 < levels <= max_levels:
-        raise PayloadError(f"{count} images of {_times(shape)}: {levels} levels, outside 1 … {max_levels}")
+    _check_levels(count, shape, max_levels)
     head = payload[: reader.place]
     size = images_a_chunk(shape)
     firsts = range(0, count, size)
@@ -136,6 +140,8 @@ def parsed(payload: bytes, find: Callable[[bytes], CodecModel | None], max_level
     crcs = [int.from_bytes(reader.take(_CRC_BYTES), "big") for _ in firsts]
     if lengths is None:
         lengths = [2 * (len(payload) - reader.place) + (kind == Kind.CLASSICAL)]
+    if kind == Kind.CLASSICAL and not all(length % 2 for length in lengths):
+        raise PayloadError("a chunk is said to be learned, in a payload without a model")
     chunks = []
     for first, length, crc in zip(firsts, lengths, crcs, strict=True):
         start = reader.place
@@ -163,7 +169,8 @@ def _smallest(images: Images, model: CodecModel | None) -> tuple[bytes, bool]:
     if model is None:
         return encode_classical(images), True
     stream = encode_chunk(model, images)
-    if len(encode_classical(images, effort=0)) < CLASSICAL_MARGIN * len(stream):
+    quick = min(len(encode_classical(images, effort=0)), len(zlib.compress(images.tobytes(), 1)))
+    if quick < CLASSICAL_MARGIN * len(stream):
         classical = encode_classical(images)
         if len(classical) < len(stream):
             return classical, True
@@ -198,6 +205,12 @@ def _check_shape(shape: Shape) -> None:
     channels, height, width = shape
     if channels not in MODES or not 1 <= height <= MAX_SIDE or not 1 <= width <= MAX_SIDE:
         raise PayloadError(f"shape {_times(shape)} is outside 1, 3 or 4 channels, sides of 1 … {MAX_SIDE}")
+
+
+def _check_levels(count: int, shape: Shape, limit: int) -> None:
+    levels = count * shape[0] * shape[1] * shape[2]
+    if not 0 < levels <= limit:
+        raise PayloadError(f"{count} images of {_times(shape)}: {levels} levels, outside 1 … {limit}")
 
 
 def _times(shape: Shape) -> str:

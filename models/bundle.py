@@ -192,7 +192,11 @@ def change_bundle(path: Path, files: Mapping[str, bytes]) -> None:
         except BundleError as error:
             raise BundleError(path, error.faults) from error
         path.rename(old)
-        changed.rename(path)
+        try:
+            changed.rename(path)
+        except BaseException:  # else the old one would go with the workplace
+            old.rename(path)
+            raise
 
 
 def _parts_in(folder: Path) -> list[str]:

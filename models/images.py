@@ -1,4 +1,4 @@
-"""Images as uint8 arrays (H, W, C), grey (C = 1) or RGB (C = 3): decode, encode, fit, lay out in a grid."""
+"""Images as uint8 arrays (H, W, C), grey, RGB or RGBA (C = 1, 3, 4): decode, encode, fit, lay out."""
 
 import math
 import warnings

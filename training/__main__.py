@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from codec.model import CodecError
 from models.bundle import SHIPPED, BundleError, Metrics
 from models.vae import VAE
 from training.config import RunConfig, read_config
@@ -21,7 +22,7 @@ from training.fetch import PUBLIC_SETS, fetch
 from training.running import CHECKPOINT, resume, train
 from training.trainer import Trainer
 
-FAULTS = (ConfigError, DataError, FetchError, RunError, BundleError, OSError)
+FAULTS = (CodecError, ConfigError, DataError, FetchError, RunError, BundleError, OSError)
 INTERRUPTED = 130
 
 

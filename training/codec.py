@@ -74,19 +74,20 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
     levels = levels_on_device(model, dataset.train)
     _, logvar = posteriors(model, levels)
     steps = torch.from_numpy(config.latent_step * np.median(np.exp(logvar / 2), axis=0))
-    calibration = levels[:CALIBRATION_IMAGES]
+    chosen = np.random.default_rng(seed).permutation(len(levels))[:CALIBRATION_IMAGES]
+    calibration = levels[torch.from_numpy(chosen)]
     on_cpu = deepcopy(model).cpu()
     encoder = integer_encoder(on_cpu, steps, calibration.cpu())
     k = encoder.latents(dataset.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = CodecNetwork(on_cpu, steps, config)
-        magnitude = _scale_head(network, torch.from_numpy(k[:CALIBRATION_IMAGES]).float())
+        magnitude = _scale_head(network, torch.from_numpy(k[chosen]).float())
     network = network.to(levels.device)
     trained = _trained(
         network, magnitude, levels, torch.from_numpy(k).to(levels.device).float(), config, seed
     ).cpu()
-    return _in_integers(on_cpu.config, encoder, trained, calibration.cpu(), k, config)
+    return _in_integers(on_cpu.config, encoder, trained, calibration.cpu(), chosen, k, config)
 
 
 def _trained(
@@ -160,10 +161,11 @@ def _in_integers(
     encoder: IntegerEncoder,
     network: CodecNetwork,
     calibration: Levels,
+    chosen: np.ndarray,
     k: np.ndarray,
     config: CodecTraining,
 ) -> CodecModel:
-    some = torch.from_numpy(k[: len(calibration)]).float()
+    some = torch.from_numpy(k[chosen]).float()
     whole = nn.Sequential(*network.decoder, network.context.head)
     decoder, feature_steps = integer_decoder(vae, whole, network.steps, some)
     with torch.inference_mode():

@@ -14,7 +14,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.context import INPUTS, LARGEST_HIDDEN, LARGEST_INPUT, SMALLEST_HIDDEN, ContextNetwork
+from codec.context import (
+    INPUTS,
+    LARGEST_HIDDEN,
+    LARGEST_INPUT,
+    LARGEST_SHIFT,
+    SMALLEST_HIDDEN,
+    ContextNetwork,
+)
 from codec.mixture import LEVELS, LOCATION_STEPS, LOGIT_STEPS, LOGITS, SCALES, SCALES_AN_OCTAVE
 from codec.networks import CENTRE
 from codec.rans import TOTAL
@@ -135,8 +142,10 @@ def integer_context(
     of_own = _double(model.of_own * model.own_mask) / CENTRE
     inputs = torch.cat([of_levels, of_features], dim=1)
     inputs = F.pad(inputs, (0, -inputs.shape[1] % INPUTS))
-    weight, shift = _integers(torch.cat([inputs, *of_own], dim=1) / first_steps[:, None], LARGEST_INPUT)
-    first_bias = torch.round(_double(model.bias) / first_steps * torch.exp2(shift))
+    first_bias = _double(model.bias) / first_steps
+    both = torch.cat([inputs, *of_own], dim=1) / first_steps[:, None]
+    weight, shift = _integers(both, first_bias.abs().amax(dim=0), LARGEST_INPUT)
+    first_bias = torch.round(first_bias * torch.exp2(shift))
 
     middle = [
         _layer(_double(layer.weight) * before[:, None] / after[..., None], _double(layer.bias) / after)
@@ -186,18 +195,21 @@ def _hidden_ranges(model: ContextModel, levels: Levels, activations: Activations
     return ranges
 
 
-def _integers(weight: Float[Tensor, "*channel output input"], largest_input: int) -> tuple[Tensor, Tensor]:
+def _integers(
+    weight: Float[Tensor, "*channel output input"], bias: Float[Tensor, "*channel output"], largest_input: int
+) -> tuple[Tensor, Tensor]:
     """Return weights of twelve bits and a shift for each output, small enough for the sums' 32 bits."""
     widest = weight.abs().amax(dim=-1).clamp(min=2.0**-16)
-    reach = weight.abs().sum(dim=-1).clamp(min=2.0**-16) * largest_input
+    reach = weight.abs().sum(dim=-1) * largest_input + bias.abs() + 0.5
     shift = torch.floor(torch.log2(torch.minimum(LARGEST_WEIGHT / widest, LARGEST_SUM / reach)))
+    shift = shift.clamp(0, LARGEST_SHIFT)
     return torch.round(weight * torch.exp2(shift)[..., None]), shift
 
 
 def _layer(
     weight: Float[Tensor, "channel output input"], bias: Float[Tensor, "channel output"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    integers, shift = _integers(weight, LARGEST_HIDDEN)
+    integers, shift = _integers(weight, bias, LARGEST_HIDDEN)
     biases = torch.round(bias * torch.exp2(shift))
     return _array(integers, np.int16), _array(biases, np.int32), _array(shift, np.int32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,24 +71,25 @@ def export_codec(trainer: Trainer, bundle: Path) -> float:
     """Train the codec of a bundle that was exported, and put it there; return its bits/dim on test images.
 
     Raises BundleError where there is no such bundle, RunError where the config has no codec or the bundle is
-    not of this run's weights.
+    not of this run's weights, CodecError where the codec cannot be used.
     """
     config = trainer.config.codec
     if config is None:
         raise RunError("the config has no [codec] table")
     model = load_bundle(bundle).model
-    weights = model.state_dict()
-    if any(
-        not torch.equal(weights[name], t.cpu()) for name, t in trainer.averaged_model.state_dict().items()
-    ):
+    weights, own = model.state_dict(), trainer.averaged_model.state_dict()
+    if weights.keys() != own.keys() or any(not torch.equal(weights[name], own[name].cpu()) for name in own):
         raise RunError(f"{bundle}: not of this run's weights; export it first")
     made_by = environment(trainer.place)
-    codec = fit_codec(model.to(trainer.place.device), trainer.dataset, config, trainer.config.seed)
+    content = dumped(fit_codec(model.to(trainer.place.device), trainer.dataset, config, trainer.config.seed))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, FILE).write_bytes(content)
+        codec = verified(Path(folder, FILE))
     test = trainer.dataset.test[:CODEC_IMAGES]
     bits_per_dim = 8 * len(compress(test, codec)) / test.size
     training = json.loads((bundle / "training.json").read_bytes())
+    training["config"]["codec"] = config.model_dump(mode="json")
     training["codec"] = {
-        "config": config.model_dump(mode="json"),
         "bits_per_dim": bits_per_dim,
         "test_images": len(test),
         **made_by,
@@ -97,12 +99,11 @@ def export_codec(trainer: Trainer, bundle: Path) -> float:
     change_bundle(
         bundle,
         {
-            FILE: dumped(codec),
+            FILE: content,
             "training.json": json.dumps(training, indent=2, ensure_ascii=False).encode() + b"\n",
             "README.md": (card + CODEC_HEADING + note).encode(),
         },
     )
-    verified(bundle / FILE)
     return bits_per_dim
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from codec.integer import EXACT, LARGEST_ACTIVATION, SMALLEST_ACTIVATION, STREAM_BITS, Layer
+from codec.integer import EXACT, LARGEST_ACTIVATION, LARGEST_SHIFT, SMALLEST_ACTIVATION, STREAM_BITS, Layer
 from codec.networks import CENTRE, Doubling, Halving, IntegerDecoder, IntegerEncoder
 from models.config import VAEConfig
 from models.likelihoods import Levels
@@ -135,8 +135,8 @@ def _quantised(weight: Tensor, bias: Tensor, inputs: Steps, outputs: Steps) -> L
     shift = torch.floor(torch.log2(LARGEST_WEIGHT / widest))
     bias = bias.detach().double() / outputs.double()
     # A sum of many products may need smaller weights to stay exact.
-    reach = weight.abs().flatten(1).sum(dim=1) * LARGEST_ACTIVATION + bias.abs()
-    shift = torch.minimum(shift, torch.floor(torch.log2(0.99 * EXACT / reach)))
+    reach = weight.abs().flatten(1).sum(dim=1) * LARGEST_ACTIVATION + bias.abs() + 0.5
+    shift = torch.minimum(shift, torch.floor(torch.log2(0.99 * EXACT / reach))).clamp(max=LARGEST_SHIFT)
     scale = torch.exp2(shift)
     integers = torch.round(weight * scale.view(-1, 1, *axes))
     by_input = integers.permute(2, 3, 1, 0).flatten(0, 2) if axes else integers.T

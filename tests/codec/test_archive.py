@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from codec import archive
 from codec.archive import Picture, is_archive, opened, pack, unpack, unpack_one
 from codec.model import CodecModel
-from codec.payload import PayloadError
+from codec.payload import PayloadError, varint
 from tests.codec.conftest import SHAPES, pictures
 
 START = b"V\xc6\x1f"
@@ -21,7 +20,7 @@ def hwc(images: np.ndarray) -> list[Picture]:
     return list(images.transpose(0, 2, 3, 1))
 
 
-def test_pictures_come_back_in_their_order_by_their_names(grey: CodecModel) -> None:
+def test_pictures_come_back_by_their_names(grey: CodecModel) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 6), np.uint8)
     one, two, three = hwc(pictures(SHAPES["grey"], 3))
     mixed = [one, hwc(noise)[0], two, hwc(noise)[1], three]
@@ -29,22 +28,45 @@ def test_pictures_come_back_in_their_order_by_their_names(grey: CodecModel) -> N
     data = pack(mixed, names, grey)
     assert is_archive(data)
     assert not is_archive(data[1:])
-    found = list(unpack(opened(data), {grey.prefix: grey}.get))
-    assert [name for name, _ in found] == names
-    for (_, picture), expected in zip(found, mixed, strict=True):
+    assert opened(data).names == (("a.png", "b/ä.jpg", "e"), ("b/c.png", "d"))
+    found = dict(unpack(opened(data), {grey.prefix: grey}.get))
+    assert found.keys() == set(names)
+    for name, expected in zip(names, mixed, strict=True):
+        np.testing.assert_array_equal(found[name], expected)
+
+
+def test_pictures_that_are_too_many_for_a_payload_go_into_several(
+    grey: CodecModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MAX_LEVELS", 3 * 64 - 1)
+    images = hwc(pictures(SHAPES["grey"], 5))
+    data = opened(pack(images, list("abcde"), grey))
+    assert data.names == (("a", "b"), ("c", "d"), ("e",))
+    for (name, picture), own, expected in zip(
+        unpack(data, {grey.prefix: grey}.get), "abcde", images, strict=True
+    ):
+        assert name == own
         np.testing.assert_array_equal(picture, expected)
+        alone = unpack_one(data, {grey.prefix: grey}.get, "abcde".index(own))
+        np.testing.assert_array_equal(alone[1], expected)
+
+
+def test_a_name_that_is_not_text_is_refused() -> None:
+    with pytest.raises(PayloadError, match="a file's name is not text"):
+        pack([np.zeros((2, 2, 1), np.uint8)], ["\udce4.png"], None)
 
 
 def test_one_picture_is_found_by_its_number(grey: CodecModel) -> None:
     images = hwc(pictures(SHAPES["grey"], 2))
     other = np.zeros((3, 2, 4), np.uint8)
     data = opened(pack([images[0], other, images[1]], ["a", "b", "c"], grey))
-    for index, (name, expected) in enumerate(zip("abc", [images[0], other, images[1]], strict=True)):
+    for index, (name, expected) in enumerate(zip("acb", [*images, other], strict=True)):
         found = unpack_one(data, {grey.prefix: grey}.get, index)
         assert found[0] == name
         np.testing.assert_array_equal(found[1], expected)
-    with pytest.raises(PayloadError, match=r"index 3 is outside 0 … 2"):
-        unpack_one(data, {grey.prefix: grey}.get, 3)
+    for index in (-1, 3):
+        with pytest.raises(PayloadError, match=rf"index {index} is outside 0 … 2"):
+            unpack_one(data, {grey.prefix: grey}.get, index)
 
 
 def test_damage_anywhere_is_an_error(grey: CodecModel) -> None:
@@ -58,8 +80,9 @@ def test_damage_anywhere_is_an_error(grey: CodecModel) -> None:
             list(unpack(opened(damaged), {grey.prefix: grey}.get))
 
 
-def sealed(index: bytes, payloads: bytes = b"\0") -> bytes:
-    head = START + payloads + bytes([len(index)]) + index
+def sealed(index: bytes) -> bytes:
+    """Return an archive of no payloads with this index."""
+    head = START + b"\0" + varint(len(index)) + index
     return head + zlib.crc32(head).to_bytes(4, "big")
 
 
@@ -69,12 +92,12 @@ def sealed(index: bytes, payloads: bytes = b"\0") -> bytes:
         (sealed(b"no zlib"), "the archive's index cannot be read"),
         (sealed(zlib.compress(b"no JSON")), "the archive's index cannot be read"),
         (sealed(zlib.compress(b"[" * 999)), "the archive's index cannot be read"),
-        (sealed(zlib.compress(b"[]")), "the archive's index cannot be read"),
-        (sealed(zlib.compress(json.dumps({"names": ["a"], "payloads": [0]}).encode())), "1 names, 1 places"),
-        (sealed(zlib.compress(json.dumps({"names": ["a"], "payloads": []}).encode())), "1 names, 0 places"),
-        (sealed(zlib.compress(json.dumps({"names": [1], "payloads": [0]}).encode())), "the archive's index"),
+        (sealed(zlib.compress(b"{}")), "the archive's index cannot be read"),
+        (sealed(zlib.compress(b"[[1]]")), "the archive's index cannot be read"),
+        (sealed(zlib.compress(b'[["a"]]')[:-1]), "the archive's index is cut off"),
+        (sealed(zlib.compress(b'[["a"]]')), "the archive's index is of 1 payloads, there are 0"),
+        (sealed(zlib.compress(b"[]")) + b"\0", "1 bytes are left over at the end"),
         (START + b"\x7f", "127 parts are declared, more than there are bytes: 4"),
-        (sealed(zlib.compress(b'{"names": [], "payloads": []}')) + b"\0", "1 bytes are left over at the end"),
     ],
 )
 def test_what_is_wrong_is_said(data: bytes, message: str) -> None:
@@ -82,14 +105,13 @@ def test_what_is_wrong_is_said(data: bytes, message: str) -> None:
         opened(data)
 
 
-def test_an_index_that_grows_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MAX_INDEX_BYTES", 100)
-    with pytest.raises(PayloadError, match="the archive's index is longer than 100 bytes"):
-        opened(sealed(zlib.compress(b" " * 101)))
+def test_an_index_that_grows_without_end_is_an_error() -> None:
+    index = zlib.compress(b" " * (1 << 17))
+    with pytest.raises(PayloadError, match=f"or longer than {64 * len(index) + (1 << 16)} bytes"):
+        opened(sealed(index))
 
 
 def test_an_index_of_other_images_is_an_error(grey: CodecModel) -> None:
     data = opened(pack(hwc(pictures(SHAPES["grey"], 2)), ["a", "b"], grey))
-    too_many = archive.Archive(("a", "b", "c"), (0, 0, 0), data.payloads)
-    with pytest.raises(PayloadError, match="the archive names 3 images of payload 0, which has 2"):
-        list(unpack(too_many, {grey.prefix: grey}.get))
+    with pytest.raises(PayloadError, match="the archive names 3 images of a payload that has 2"):
+        list(unpack(archive.Archive((("a", "b", "c"),), data.payloads), {grey.prefix: grey}.get))

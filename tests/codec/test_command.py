@@ -86,6 +86,18 @@ def test_faults_are_said(capsys: pytest.CaptureFixture[str], grey: CodecModel) -
     Path("text.png").write_text("no image")
     assert "text.png: not a PNG, JPEG or WebP file" in fails(capsys, "compress", "text.png", "--to", "packed")
     assert "No such file" in fails(capsys, "compress", "missing.png", "--to", "packed")
+    np.savez("several", np.zeros(1))
+    Path("several.npz").rename("several.npy")
+    assert "several.npy: several arrays, expected uint8" in fails(
+        capsys, "compress", "several.npy", "--to", "packed"
+    )
+    Path("empty.npy").touch()
+    assert "empty.npy: " in fails(capsys, "compress", "empty.npy", "--to", "packed")
+    Image.new("L", (8193, 1)).save("wide.png")
+    assert "wide.png: a side of 8193; the limit is 8192" in fails(
+        capsys, "compress", "wide.png", "--to", "packed"
+    )
+    assert "No such file" in fails(capsys, "info", "text.png", "--model", "./missing")
     np.save("floats.npy", np.zeros((1, 1, 8, 8)))
     assert "floats.npy: float64 (1, 1, 8, 8), expected uint8" in fails(
         capsys, "compress", "floats.npy", "--to", "packed"
@@ -102,10 +114,10 @@ def test_faults_are_said(capsys: pytest.CaptureFixture[str], grey: CodecModel) -
     assert not Path("x").exists()
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png"])
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png", "a\0.png"])
 def test_an_archive_writes_nothing_outside_its_folder(capsys: pytest.CaptureFixture[str], name: str) -> None:
     Path("packed").write_bytes(pack([np.zeros((2, 2, 1), np.uint8)], [name], None))
-    assert "names a file outside the folder" in fails(capsys, "decompress", "packed", "--to", "out")
+    assert "leads outside the folder" in fails(capsys, "decompress", "packed", "--to", "out")
     assert not Path("a.png").exists()
 
 
@@ -114,3 +126,45 @@ def test_one_image_of_an_archive_is_found_by_its_number() -> None:
     command.main(["compress", "in", "--to", "packed"])
     assert command.main(["decompress", "packed", "--to", "one", "--index", "3"]) == 0
     assert [path.name for path in Path("one").iterdir()] == ["3.png"]
+
+
+def test_folders_keep_their_names_where_there_are_several() -> None:
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Image.new("L", (8, 8), ord(folder)).save(f"{folder}/0.png")
+    assert command.main(["compress", "a", "b", "--to", "packed"]) == 0
+    assert command.main(["decompress", "packed", "--to", "out"]) == 0
+    assert [Image.open(f"out/{folder}/0.png").getpixel((0, 0)) for folder in "ab"] == [97, 98]
+
+
+@pytest.mark.parametrize(
+    "names", [("a/1.png", "b/1.png"), ("a/x.webp", "a/x.webp.png"), ("a/x.png", "a/X.PNG")]
+)
+def test_pictures_that_would_be_one_file_are_refused(
+    capsys: pytest.CaptureFixture[str], names: tuple[str, str]
+) -> None:
+    for name in names:
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(name)
+    assert "two pictures would be written as" in fails(capsys, "compress", *names, "--to", "packed")
+
+
+def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    images_in(Path("in"))
+    command.main(["compress", "in", "--to", "packed"])
+    before = Path("in/0.png").read_bytes()
+    assert "File exists" in fails(capsys, "decompress", "packed", "--to", "in")
+    assert Path("in/0.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many"])
+def test_a_number_of_threads_is_one_at_least(threads: str) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--threads", threads, "info", "packed"])
+
+
+def test_a_broken_codec_elsewhere_is_not_looked_at(bundle: Path) -> None:
+    np.save("in.npy", pictures(SHAPES["grey"], 2))
+    assert command.main(["compress", "in.npy", "--to", "packed"]) == 0
+    (bundle.parent / "without" / FILE).write_bytes(b"no tensors")
+    assert command.main(["decompress", "packed", "--to", "out.npy"]) == 0

@@ -82,8 +82,9 @@ def test_weights_are_the_softmax_of_logits_in_sixteenths_and_sum_to_one() -> Non
 @pytest.mark.parametrize(
     ("field", "entry", "value", "fault"),
     [
-        ("exponentials", 0, 2**16 - 1, "tables.exponentials: do not fall from 2^16"),
-        ("exponentials", LOGITS - 1, -1, "tables.exponentials: one is negative"),
+        ("exponentials", 0, 2**16 - 1, "tables.exponentials: do not fall from 2^16 to 0 or above"),
+        ("exponentials", LOGITS - 1, -1, "tables.exponentials: do not fall from 2^16 to 0 or above"),
+        ("exponentials", 5, 2**16 + 1, "tables.exponentials: do not fall from 2^16 to 0 or above"),
         ("logistic", 1, 2**24, "tables.logistic: does not rise from 0 to 2^24"),
         ("logistic", 0, 1, "tables.logistic: does not rise from 0 to 2^24"),
         ("steepnesses", 3, -1, "tables.steepnesses: one is outside 0 … 2097152"),

@@ -30,8 +30,11 @@ def faults_of(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str
     return error.value.faults
 
 
+Saved = tuple[Path, dict[str, np.ndarray], dict[str, str]]
+
+
 @pytest.fixture
-def saved(grey: CodecModel, tmp_path: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, str]]:
+def saved(grey: CodecModel, tmp_path: Path) -> Saved:
     save_codec(tmp_path / FILE, grey)
     return tmp_path / FILE, *parts(tmp_path / FILE)
 
@@ -68,7 +71,16 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         load_codec(tmp_path / FILE)
 
 
-Saved = tuple[Path, dict[str, np.ndarray], dict[str, str]]
+def test_documents_without_end_are_refused(saved: Saved) -> None:
+    path, arrays, _ = saved
+    assert faults_of(path, arrays, {"config": "[" * 100_000})
+
+
+def test_a_codec_has_golden_images(saved: Saved) -> None:
+    path, arrays, metadata = saved
+    arrays["golden.levels"] = arrays["golden.levels"][:0]
+    [fault] = faults_of(path, arrays, metadata)
+    assert fault == "golden.levels: uint8 0×1×8×8, expected uint8 1×1×8×8"
 
 
 def test_tensors_that_do_not_fit_the_config_are_all_named(saved: Saved) -> None:
@@ -125,6 +137,13 @@ def test_a_file_without_a_config_is_refused(saved: Saved) -> None:
         ("encoder.linear.bias", 0, 2**30, "encoder.linear: a sum may reach "),
         ("latents.lowest", 0, -128, "latents.lowest: a value is outside ±127"),
         ("tables.logistic", 0, 1, "tables.logistic: does not rise from 0 to 2^24"),
+        # Differences and absolute values of these wrap around.
+        ("tables.exponentials", (slice(1, 3),), [-(2**63), 2**62], "tables.exponentials: do not fall"),
+        ("tables.logistic", (slice(1, 3),), [2**63 - 1, -(2**63)], "tables.logistic: does not rise"),
+        ("latents.starts", 1, -(2**31), "latents.starts: those of dimension 0 do not rise"),
+        ("latents.first", 1, -(2**31), "latents.first: does not divide"),
+        ("context.offsets", (0, 1), -(2**63), "context.offsets: one is not before the pixel"),
+        ("decoder.linear.shift", 0, -(2**31), "decoder.linear: a shift is outside ±24"),
     ],
 )
 def test_numbers_that_a_coder_cannot_use_are_named(

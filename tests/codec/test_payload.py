@@ -117,13 +117,46 @@ def test_every_flipped_bit_is_an_error(codec: CodecModel, count: int) -> None:
             decoded(bytes(damaged), codec)
 
 
-def test_every_flipped_bit_of_a_classical_payload_is_an_error() -> None:
-    payload = compress(noise(1, 3, 2, 3), None)
-    for bit in range(8 * len(payload)):
+@pytest.mark.parametrize(("count", "side"), [(1, 2), (1, 24), (3, 160)])
+def test_no_flipped_bit_of_a_classical_payload_gives_another_image(count: int, side: int) -> None:
+    images = np.tile(pictures((1, 8, 8), 1), (count, 1, side // 8 + 1, side // 8 + 1))[..., :side, :side]
+    payload = compress(images, None)
+    for bit in range(0, 8 * len(payload), 1 + len(payload) // 100):
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(PayloadError):
-            decoded(bytes(damaged))
+        try:
+            found = decoded(bytes(damaged))
+        except PayloadError:
+            continue
+        np.testing.assert_array_equal(found, images)  # some bits of a VP8L stream say nothing
+
+
+def test_a_learned_chunk_in_a_payload_without_a_model_is_an_error() -> None:
+    payload = compress(noise(3, 1, 200, 200), None)
+    head = parsed(payload, lambda prefix: None).head
+    damaged = payload[: len(head)] + bytes([payload[len(head)] ^ 1]) + payload[len(head) + 1 :]
+    with pytest.raises(PayloadError, match="a chunk is said to be learned, in a payload without a model"):
+        decoded(damaged)
+
+
+@pytest.mark.parametrize("side", [10_000, 16_384])
+def test_a_sheet_that_is_larger_than_declared_is_not_decoded(side: int) -> None:
+    stream = b"\x2f" + ((side - 1) * (2**14 + 1)).to_bytes(4, "little") + b"\0" * 20
+    with pytest.raises(PayloadError, match=rf"a sheet of \({side}, {side}\), expected \(100, 100\)"):
+        decoded(b"V\xc6\x10\x01\x64\x64\x01abcd" + stream)
+
+
+def test_pictures_that_are_the_same_cost_no_more_than_classically(grey: CodecModel) -> None:
+    images = np.tile(noise(5, 1, 8, 8), (205, 1, 1, 1))
+    assert len(compress(images, grey)) <= len(compress(images, None))
+
+
+def test_no_images_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PayloadError, match="0 images of 1×4×4: 0 levels, outside 1 … 268435456"):
+        compress(noise(0, 1, 4, 4), None)
+    monkeypatch.setattr(payloads, "MAX_LEVELS", 31)
+    with pytest.raises(PayloadError, match="2 images of 1×4×4: 32 levels, outside 1 … 31"):
+        compress(noise(2, 1, 4, 4), None)
 
 
 @settings(deadline=None, max_examples=200)
@@ -158,7 +191,11 @@ def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> 
         ),
         (b"V\xc6\x10\x01\x81\x00", "a number of more than 5 bytes, or ending with a zero byte"),
         (b"V\xc6\x10\x01\x01\x01\x01abcd\x07", "images 0 … 0: damaged, their CRC-32 is not the payload's"),
-        (b"V\xc6\x10\x01\x02\x01\x01abcd/...", "images 0 … 0: not a VP8L stream"),
+        (b"V\xc6\x10\x01\x02\x01\x01abcdno stream", "images 0 … 0: not a VP8L stream; it starts with 6e 6f"),
+        (
+            b"V\xc6\x10\x01\x0a\x0a\x01abcd/\x09\x40\x02\x00" + b"\xff" * 9,
+            "images 0 … 0: not a VP8L stream: ",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(data: bytes, message: str) -> None:

@@ -299,3 +299,20 @@ def test_a_change_that_breaks_a_bundle_is_not_made(bundle: Path) -> None:
         change_bundle(bundle, {"metrics.json": b"{"})
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_a_change_that_is_interrupted_leaves_the_old_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "changed":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        change_bundle(bundle, {"README.md": b"another card"})
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before

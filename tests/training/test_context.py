@@ -75,6 +75,15 @@ def test_integers_cost_what_the_floats_say(shape: tuple[int, int, int], layers: 
     assert -np.log2(frequencies / TOTAL).mean() == pytest.approx(float(expected.mean()), rel=2e-3)
 
 
+def test_a_large_bias_takes_bits_from_the_weights_beside_it() -> None:
+    model = built(SHAPES["grey"])
+    with torch.no_grad():
+        model.last.weight *= 1e-6
+        model.last.bias += 200.0
+    levels, activations = inputs(SHAPES["grey"], 4)
+    assert context_faults(integer_context(model, torch.ones(4), levels, activations), TRAINING.reach) == []
+
+
 def test_probabilities_sum_to_one() -> None:
     model = built(SHAPES["grey"])
     levels, activations = inputs(SHAPES["grey"], 1)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from codec.chunk import verified
-from codec.model import FILE
-from codec.payload import compress, decompress, parsed
+from codec.model import FILE, CodecError
+from codec.payload import Kind, compress, decompress, parsed
 from models.bundle import REQUIRED, BundleError, load_bundle
 from models.priors import AggregatedPosterior
 from tests.training.conftest import tiny_dataset, tiny_trainer
@@ -200,8 +200,10 @@ CODEC = {
     "features": 2,
     "hidden": 8,
     "components": 2,
-    "epochs": 1,
+    "epochs": 60,
     "batch_size": 8,
+    "learning_rate": 0.02,
+    "warmup_steps": 5,
 }
 
 
@@ -220,12 +222,13 @@ def test_a_bundle_gets_a_codec_and_another_in_its_place(
     once = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
     codec, test = verified(tmp_path / "tiny" / FILE), with_codec_config.dataset.test
     payload = compress(test, codec)
+    assert parsed(payload, {codec.prefix: codec}.get).kind == Kind.BEST
     assert bits_per_dim == 8 * len(payload) / test.size
     np.testing.assert_array_equal(decompress(payload, parsed(payload, {codec.prefix: codec}.get)), test)
     training = json.loads(once["training.json"])
     assert training["codec"]["bits_per_dim"] == bits_per_dim
     assert training["codec"]["test_images"] == len(test)
-    assert training["codec"]["config"] == with_codec_config.config.codec.model_dump(mode="json")  # type: ignore[union-attr]
+    assert training["config"]["codec"] == with_codec_config.config.codec.model_dump(mode="json")  # type: ignore[union-attr]
     assert f"12 test images as one payload take\n{bits_per_dim:.3f} bits/dim" in once["README.md"].decode()
     load_bundle(tmp_path / "tiny")
 
@@ -248,6 +251,16 @@ def test_a_codec_is_not_put_beside_other_weights(
     monkeypatch.setattr(export, "fit_codec", forbidden)
     with pytest.raises(RunError, match="not of this run's weights; export it first"):
         export_codec(other, bundle)
+
+
+def test_a_codec_that_cannot_be_used_leaves_the_bundle_as_it_is(
+    bundle: Path, with_codec_config: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
+    monkeypatch.setattr(export, "dumped", lambda codec: b"no tensors")
+    with pytest.raises(CodecError):
+        export_codec(with_codec_config, bundle)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
 
 
 def test_a_codec_goes_into_a_bundle_alone(with_codec_config: Trainer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from codec.integer import EXACT, LARGEST_ACTIVATION
+from codec.integer import EXACT, LARGEST_ACTIVATION, LARGEST_SHIFT
 from models.vae import Upsample, rectified
 from tests.codec.conftest import SHAPES, pictures, tiny_vae
 from training.quantisation import _quantised, integer_decoder, integer_encoder
@@ -52,9 +52,14 @@ def test_a_padded_image_is_padded_with_the_level_of_zero(value: float) -> None:
 
 
 def test_many_inputs_get_smaller_weights_so_that_their_sum_stays_exact() -> None:
-    weight, bias = torch.ones(2, 4096), torch.tensor([3.0, -3.0])
+    weight, bias = torch.ones(2, 4096), torch.tensor([3.0, -3.9])
     weight[1] = 0
     layer = _quantised(weight, bias, torch.ones(4096), torch.ones(2))
     assert layer.largest_sums[0] <= EXACT
     assert layer.weight[:, 0].max() == 2 ** int(np.log2(EXACT / (4096 * LARGEST_ACTIVATION)))
-    assert layer.shift[1] > 0
+    assert layer.largest_sums[1] <= EXACT
+
+
+def test_a_layer_of_nothing_has_a_shift_in_range() -> None:
+    layer = _quantised(torch.zeros(1, 8), torch.zeros(1), torch.ones(8), torch.ones(1))
+    assert layer.shift.tolist() == [LARGEST_SHIFT]
