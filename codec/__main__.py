@@ -21,7 +21,7 @@ from codec import archive
 from codec.chunk import verified
 from codec.classical import MAX_SIDE
 from codec.model import DIGEST_BYTES, FILE, CodecError, CodecModel
-from codec.payload import PayloadError, compress, decompress, decompress_one, parsed
+from codec.payload import Each, PayloadError, compress, decompress, decompress_one, parsed
 from models.bundle import SHIPPED, bundle_path
 from models.images import ImageError, decode_image, encode_png
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _compress(options: argparse.Namespace, each: Any) -> None:
+def _compress(options: argparse.Namespace, each: Each) -> None:
     model = None if options.model == "none" else verified(bundle_path(options.model) / FILE)
     if len(options.files) == 1 and options.files[0].suffix == ".npy":
         data = compress(_read_array(options.files[0]), model, each)
@@ -59,7 +59,7 @@ def _compress(options: argparse.Namespace, each: Any) -> None:
     print(f"{options.to}: {len(data)} bytes")
 
 
-def _decompress(options: argparse.Namespace, each: Any) -> None:
+def _decompress(options: argparse.Namespace, each: Each) -> None:
     data, find = options.file.read_bytes(), _finder(options.model)
     if archive.is_archive(data):
         opened = archive.opened(data)
@@ -83,7 +83,7 @@ def _decompress(options: argparse.Namespace, each: Any) -> None:
         np.save(file, images, allow_pickle=False)
 
 
-def _info(options: argparse.Namespace, each: Any) -> None:
+def _info(options: argparse.Namespace, each: Each) -> None:
     data, find = options.file.read_bytes(), _finder(options.model)
     payloads: tuple[bytes, ...] = (data,)
     if archive.is_archive(data):
@@ -100,14 +100,14 @@ def _info(options: argparse.Namespace, each: Any) -> None:
         )
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace, Any], None]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace, Each], None]] = {
     "compress": _compress,
     "decompress": _decompress,
     "info": _info,
 }
 
 
-def _with_progress(executor: ThreadPoolExecutor, what: str) -> Any:
+def _with_progress(executor: ThreadPoolExecutor, what: str) -> Each:
     def each(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         items = list(items)
         return tqdm(executor.map(function, items), total=len(items), desc=what, unit="chunk")

@@ -112,17 +112,10 @@ def activations(sums: np.ndarray, bias: np.ndarray, shift: np.ndarray) -> np.nda
     return a
 
 
-@njit(cache=True, nogil=True)
 def rectified(h: np.ndarray) -> np.ndarray:
     """Return the padded activations of a stream."""
-    batch, height, width, channels = h.shape
-    a = np.full((batch, height + 2, width + 2, channels), -OFFSET, np.int8)
-    for n in range(batch):
-        for y in range(height):
-            for x in range(width):
-                for c in range(channels):
-                    a[n, y + 1, x + 1, c] = _activation(h[n, y, x, c], STREAM_BITS) - OFFSET
-    return a
+    channels = h.shape[3]
+    return activations(h, np.zeros(channels, np.int32), np.full(channels, STREAM_BITS, np.int32))
 
 
 @njit(cache=True, nogil=True)
