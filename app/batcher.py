@@ -22,8 +22,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from app.errors import Kind, Problem
-from app.metrics import Metrics
+from app.metrics import QueueMetrics
 from app.operations import ModelTask
+from app.rows import bytes_in, images_in, stop_of
 
 Cause = Literal["overloaded", "deadline", "disconnected", "fault"]
 Arrays = tuple[np.ndarray, ...]
@@ -101,7 +102,7 @@ class Batcher:
     def __init__(
         self,
         engine: Engine,
-        metrics: Metrics,
+        metrics: QueueMetrics,
         *,
         max_batch: int,
         max_queued_images: int,
@@ -202,7 +203,8 @@ class Batcher:
                 raise Problem(Kind.DEVICE_FAULT, f"the device is lost: {self._fault}")
             if self._is_closing:
                 raise Problem(Kind.NOT_READY, "the service is stopping")
-            images, size = self._queued_images + len(job.rows), self._queued_bytes + job.rows.nbytes
+            images = self._queued_images + images_in(job.rows)
+            size = self._queued_bytes + bytes_in(job.rows)
             if self._queued_images and images > self._max_queued_images:
                 return self._overloaded("images", images, self._max_queued_images)
             if self._queued_images and size > self._max_queued_bytes:
@@ -218,8 +220,8 @@ class Batcher:
         return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
     def _count(self, rows: np.ndarray, sign: Literal[1, -1]) -> None:
-        self._queued_images += sign * len(rows)
-        self._queued_bytes += sign * rows.nbytes
+        self._queued_images += sign * images_in(rows)
+        self._queued_bytes += sign * bytes_in(rows)
         self._metrics.queued_images.set(self._queued_images)
 
     def _drop(self, job: Job, cause: Cause) -> None:
@@ -278,12 +280,12 @@ class Batcher:
             job = jobs.popleft()
             if job.dropped is not None or job.deadline <= batch.started:
                 continue  # its own timer answers it
-            part = job.rows[job.taken : job.taken + min(share, room - batch.images)]
+            part = job.rows[job.taken : stop_of(job.rows, job.taken, min(share, room - batch.images))]
             job.taken += len(part)
             self._count(part, -1)
             batch.jobs.append(job)
             batch.parts.append(part)
-            batch.images += len(part)
+            batch.images += images_in(part)
             if job.waiting:
                 jobs.append(job)
         if jobs:

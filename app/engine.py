@@ -9,7 +9,7 @@ import torch
 
 from app.batcher import Arrays, Pending
 from app.cuda import CudaEngine
-from app.operations import ModelTask, Operation, example_rows, run_operation
+from app.operations import GRAPHABLE, ModelTask, Operation, example_rows, run_operation
 from app.settings import Settings
 from models.bundle import Bundle
 
@@ -42,7 +42,7 @@ class CpuEngine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         for name, model in self._models.items():
-            for operation in Operation:
+            for operation in (*GRAPHABLE, Operation.SCORE):
                 self.launch(ModelTask(name, operation), [example_rows(model, operation, 1)])
 
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:

@@ -38,6 +38,7 @@ class Kind(Enum):
     UNKNOWN_MODEL = 404, "unknown-model", "The model is not loaded"
     METHOD_NOT_ALLOWED = 405, "method-not-allowed", "The address does not take this method"
     NOT_ACCEPTABLE = 406, "not-acceptable", "The answer has none of the accepted media types"
+    OTHER_MODEL = 409, "other-model", "The payload is of another model"
     TOO_LARGE = 413, "too-large", "The request is larger than allowed"
     UNSUPPORTED_MEDIA_TYPE = 415, "unsupported-media-type", "The body's media type is not read here"
     INVALID = 422, "invalid", "The request is well-formed but wrong"

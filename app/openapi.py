@@ -16,8 +16,17 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.errors import MEDIA_TYPE, Kind
-from app.negotiation import ENCODED_FORMATS, IMAGE_FORMATS, IMAGES_IN, LATENTS_IN, Format
-from app.negotiation.media import JSON
+from app.negotiation import (
+    COMPRESSED_FORMATS,
+    ENCODED_FORMATS,
+    IMAGE_FORMATS,
+    IMAGES_IN,
+    LATENTS_IN,
+    PAYLOADS_IN,
+    Format,
+)
+from app.negotiation.media import JSON, PAYLOAD
+from codec.payload import compress
 from models.bundle import BundleConfig, Metrics
 from models.images import encode_png
 
@@ -71,6 +80,29 @@ class Scores(BaseModel):
     samples: int
 
 
+class PayloadIn(BaseModel):
+    """A payload in base64."""
+
+    payload: str
+
+
+class Compressed(BaseModel):
+    """A payload in base64; the id of its model, null where none was used; bytes of the pixels and of it."""
+
+    model: str | None
+    payload: str
+    original_bytes: int
+    compressed_bytes: int
+    bits_per_dim: float
+
+
+class Decompressed(BaseModel):
+    """PNG images in base64; the id of the payload's model, null where it has none."""
+
+    model: str | None
+    images: list[str]
+
+
 class RequestLimits(BaseModel):
     """What one request may ask for."""
 
@@ -121,6 +153,7 @@ DETAILS = {
     Kind.MALFORMED: "the body: not a PNG, JPEG or WebP file; it starts with 6e 6f 74 20 61 6e 20 69",
     Kind.UNKNOWN_MODEL: "model 'nope' is not loaded; loaded are fashion-mnist",
     Kind.NOT_ACCEPTABLE: "Accept is text/html; offered are application/json",
+    Kind.OTHER_MODEL: "the payload was made with model 0123abcd, …; loaded are fashion-mnist (89abcdef)",
     Kind.TOO_LARGE: "the body has 33554433 bytes; the limit is 33554432",
     Kind.UNSUPPORTED_MEDIA_TYPE: "Content-Type is text/plain; supported are image/png, …",
     Kind.INVALID: "images[0] is 32×32; the model takes 28×28 (height × width) unless fit=… is given",
@@ -185,12 +218,21 @@ _COMMON = (Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
 _WORK = (Kind.OVERLOADED, Kind.INTERNAL, Kind.NOT_READY, Kind.DEVICE_FAULT, Kind.DEADLINE)
 _POSTED = (Kind.MALFORMED, *_COMMON, Kind.TOO_LARGE, Kind.UNSUPPORTED_MEDIA_TYPE, *_WORK)
 _IMAGES_BODY, _LATENTS_BODY = _body(ImagesIn, IMAGES_IN), _body(LatentsIn, LATENTS_IN)
+_PAYLOAD_BODY = _body(PayloadIn, PAYLOADS_IN)
+_FIGURES = {
+    "X-Original-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the pixels, one a channel."},
+    "X-Compressed-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the payload."},
+    "X-Bits-Per-Dim": {"schema": {"type": "number"}, "description": "Bits of the payload a pixel's channel."},
+}
 
 ENCODE = _route(Encoded, ENCODED_FORMATS, _POSTED, _IMAGES_BODY)
 DECODE = _route(Images, IMAGE_FORMATS, _POSTED, _LATENTS_BODY)
 RECONSTRUCT = _route(Images, IMAGE_FORMATS, _POSTED, _IMAGES_BODY)
 SCORE = _route(Scores, (Format.json,), _POSTED, _IMAGES_BODY)
 SAMPLE = _route(Samples, IMAGE_FORMATS, (*_COMMON, *_WORK))
+COMPRESS = _route(Compressed, COMPRESSED_FORMATS, _POSTED, _IMAGES_BODY)
+COMPRESS["responses"][200]["headers"] = _FIGURES
+DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY)
 MODELS = _route(LoadedModels, (), (Kind.INVALID, Kind.NOT_READY))
 MODEL = _route(LoadedModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
 LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
@@ -222,6 +264,9 @@ def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]
 
 
 def _example(content: dict[str, Any], config: BundleConfig) -> dict[str, Any]:
+    if PAYLOAD in content:
+        payload = compress(np.zeros((1, *config.input.shape), np.uint8), None)
+        return {"payload": base64.b64encode(payload).decode()}
     if "image/png" not in content:
         return {"latents": [[0.0] * config.latent_dim]}
     channels, height, width = config.input.shape

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
+import torch
 from starlette.requests import ClientDisconnect, Request
 
 from app.batcher import Answer, Batcher
+from app.coder import Coder
 from app.engine import build_engine
 from app.errors import Kind, Problem
 from app.intake import Intake
@@ -20,9 +23,14 @@ from app.metrics import Metrics
 from app.negotiation import Limits
 from app.operations import ModelTask
 from app.settings import Settings
+from codec.chunk import verified
+from codec.model import FILE, CodecError, CodecModel
+from codec.workers import workers
 from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_bundle
 
+T = TypeVar("T")
 log = logging.getLogger("vaeserve")
+EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it all
 CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
 
 
@@ -46,6 +54,7 @@ class Service:
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
         self._batcher: Batcher | None = None
+        self._coder: Coder | None = None
         self._state = "loading"
 
     @property
@@ -77,19 +86,23 @@ class Service:
         started = time.monotonic()
         try:
             bundles = await asyncio.to_thread(load_bundles, self.settings.models)
+            codecs = await asyncio.to_thread(load_codecs, bundles)
             engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
             self._batcher = Batcher(
                 engine,
-                self.metrics,
+                self.metrics.of_queue("vae"),
                 max_batch=self.settings.max_batch,
                 max_queued_images=self.settings.max_queued_images,
                 max_queued_bytes=self.settings.max_queued_bytes,
             )
+            threads = self.settings.threads or torch.get_num_threads()
+            self._coder = Coder(codecs, self.settings, self.metrics, threads)
             await self._batcher.start()
+            await self._coder.start()
         except Exception as error:
             self.load_fault = error
             self._enter("failed")
-            log.error("not started: %s", error, exc_info=not isinstance(error, (BundleError, ValueError)))
+            log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
             return
         self._bundles, self.device = bundles, str(engine)
         if self._state == "loading":  # and not told to stop meanwhile
@@ -103,13 +116,14 @@ class Service:
     async def close(self) -> None:
         """Compute what waits, then stop; a device that hangs is left behind."""
         self._enter("stopping")
-        if self._batcher is not None and not await self._batcher.close(CLOSE_SECONDS):
-            log.error("the device has not finished its batch after %g s; leaving it", CLOSE_SECONDS)
+        running = [part for part in (self._batcher, self._coder) if part is not None]
+        if not all(await asyncio.gather(*(part.close(CLOSE_SECONDS) for part in running))):
+            log.error("the last batch has not ended after %g s; leaving it", CLOSE_SECONDS)
 
     @property
     def is_computing(self) -> bool:
-        """Whether the engine's thread still runs."""
-        return self._batcher is not None and self._batcher.is_running
+        """Whether a batch still runs."""
+        return any(part is not None and part.is_running for part in (self._batcher, self._coder))
 
     def _enter(self, state: str) -> None:
         self._state = state
@@ -132,7 +146,12 @@ class Service:
 
     async def compute(self, request: Request, task: ModelTask, work: Work) -> Answer:
         """Compute a task for a request, and nothing for one whose client has gone (ClientDisconnect)."""
-        answer = asyncio.ensure_future(self.batcher.submit(task, work.rows, work.deadline))
+        return await self.unless_departed(request, self.batcher.submit(task, work.rows, work.deadline))
+
+    @staticmethod
+    async def unless_departed(request: Request, answering: Awaitable[T]) -> T:
+        """Return an answer; cancel what makes it where the client goes first (ClientDisconnect)."""
+        answer = asyncio.ensure_future(answering)
         departure = asyncio.ensure_future(_departed(request))
         try:
             await asyncio.wait((answer, departure), return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +167,13 @@ class Service:
         """The batcher, there once the bundles are."""
         assert self._batcher is not None
         return self._batcher
+
+    @property
+    def coder(self) -> Coder:
+        """What makes and reads payloads; raises Problem while there are no bundles."""
+        assert self.bundles
+        assert self._coder is not None
+        return self._coder
 
     def deadline(self) -> float:
         """Return the time.monotonic by which work that begins now must be done."""
@@ -165,6 +191,13 @@ def load_bundles(names: Sequence[str]) -> dict[str, Bundle]:
             )
         bundles[bundle.id] = bundle
     return bundles
+
+
+def load_codecs(bundles: Mapping[str, Bundle]) -> dict[str, CodecModel]:
+    """Load the codecs of the bundles that have one, by id; raise CodecError for one at fault."""
+    paths = {id: bundle.path / FILE for id, bundle in bundles.items()}
+    with workers(1) as executor:  # the golden images are tried as they are in service
+        return {id: executor.submit(verified, path).result() for id, path in paths.items() if path.is_file()}
 
 
 async def _departed(request: Request) -> None:

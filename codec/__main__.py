@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from codec import archive
@@ -22,6 +21,7 @@ from codec.chunk import verified
 from codec.classical import MAX_SIDE
 from codec.model import DIGEST_BYTES, FILE, CodecError, CodecModel
 from codec.payload import Each, PayloadError, compress, decompress, decompress_one, parsed
+from codec.workers import workers
 from models.bundle import SHIPPED, bundle_path
 from models.images import ImageError, decode_image, encode_png
 
@@ -34,10 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit status: 0, or 1 after a fault said on standard error."""
     options = command_line().parse_args(arguments)
     try:
-        # Chunks go side by side, each on one thread of torch.
-        with ThreadPoolExecutor(
-            options.threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as executor:
+        with workers(options.threads) as executor:
             COMMANDS[options.command](options, _with_progress(executor, options.command))
     except FAULTS as fault:
         print(f"error: {fault}", file=sys.stderr)
@@ -75,10 +72,7 @@ def _decompress(options: argparse.Namespace, each: Each) -> None:
                 file.write(encode_png(picture))
         return
     header = parsed(data, find)
-    if options.index is None:
-        images = decompress(data, header, each)
-    else:
-        images = decompress_one(data, header, options.index)
+    images = decompress(header, each) if options.index is None else decompress_one(header, options.index)
     with options.to.open("wb") as file:
         np.save(file, images, allow_pickle=False)
 

@@ -99,7 +99,7 @@ def unpack(
     """Yield every name and picture, payload by payload; raise PayloadError for streams that are damaged."""
     for names, payload in zip(archive.names, archive.payloads, strict=True):
         header = _header(payload, names, find)
-        for name, image in zip(names, decompress(payload, header, each), strict=True):
+        for name, image in zip(names, decompress(header, each), strict=True):
             yield name, np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
@@ -110,7 +110,7 @@ def unpack_one(
     place = index
     for names, payload in zip(archive.names, archive.payloads, strict=True):
         if 0 <= place < len(names):
-            [image] = decompress_one(payload, _header(payload, names, find), place)
+            [image] = decompress_one(_header(payload, names, find), place)
             return names[place], np.ascontiguousarray(image.transpose(1, 2, 0))
         place -= len(names)
     raise PayloadError(f"index {index} is outside 0 … {sum(map(len, archive.names)) - 1}")

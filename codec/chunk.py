@@ -7,8 +7,10 @@ stream ─► k ─► decoder ─► features, stream ─► levels
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,14 +18,22 @@ from codec import rans
 from codec.context import decode_levels, slots_of_levels
 from codec.latents import decode_latents, slots_of_latents, within
 from codec.model import CodecError, CodecModel, Golden, load_codec
-from codec.networks import Levels
+from codec.networks import Features, Latents, Levels
 from codec.rans import StreamError
 
 
-def encode_chunk(model: CodecModel, levels: Levels) -> bytes:
-    """Return the stream of images."""
-    k = within(model.encoder.latents(levels), model.latents)
+def encode_chunks(model: CodecModel, chunks: Sequence[Levels]) -> list[bytes]:
+    """Return the stream of each chunk's images; the networks see all of them together."""
+    k = within(model.encoder.latents(np.concatenate(chunks)), model.latents)
     features = model.decoder.features(k)
+    ends = np.cumsum([len(levels) for levels in chunks])[:-1]
+    return [
+        _stream(model, *chunk)
+        for chunk in zip(chunks, np.split(k, ends), np.split(features, ends), strict=True)
+    ]
+
+
+def _stream(model: CodecModel, levels: Levels, k: Latents, features: Features) -> bytes:
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
     of_latents = slots_of_latents(k, model.latents)
     of_levels = slots_of_levels(in_place, features, model.context, model.tables)
@@ -31,16 +41,58 @@ def encode_chunk(model: CodecModel, levels: Levels) -> bytes:
     return rans.encode(starts, frequencies)
 
 
+def decode_chunks(model: CodecModel, chunks: Sequence[tuple[bytes, int]]) -> list[Levels | StreamError]:
+    """Return the images of each stream and number of images, or what is wrong with it."""
+    opened = [_latents(model, *chunk) for chunk in chunks]
+    sound = [start for start in opened if not isinstance(start, StreamError)]
+    features: Iterator[Features] = iter(())
+    if sound:
+        ends = np.cumsum([len(start.k) for start in sound])[:-1]
+        features = iter(np.split(model.decoder.features(np.concatenate([start.k for start in sound])), ends))
+    return [
+        start if isinstance(start, StreamError) else _levels(model, start, next(features)) for start in opened
+    ]
+
+
+class _Start(NamedTuple):
+    """A stream whose latents are decoded."""
+
+    k: Latents
+    state: int
+    words: np.ndarray
+    left: int  # of the words
+
+
+def _latents(model: CodecModel, stream: bytes, images: int) -> _Start | StreamError:
+    try:
+        state, words = rans.opened(stream)
+    except StreamError as error:
+        return error
+    k, state, count = decode_latents(state, words, len(words), images, model.latents)
+    return _Start(k, state, words, count)
+
+
+def _levels(model: CodecModel, start: _Start, features: Features) -> Levels | StreamError:
+    channels = model.config.shape[0]
+    levels, state, count = decode_levels(
+        start.state, start.words, start.left, features, channels, model.context, model.tables
+    )
+    if state or count:
+        return StreamError("the stream does not end with the last pixel")
+    return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+
+
+def encode_chunk(model: CodecModel, levels: Levels) -> bytes:
+    """Return the stream of images."""
+    return encode_chunks(model, [levels])[0]
+
+
 def decode_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     """Return the images of a stream; raise StreamError for one that no encoder wrote."""
-    state, words = rans.opened(stream)
-    k, state, count = decode_latents(state, words, len(words), images, model.latents)
-    features = model.decoder.features(k)
-    channels = model.config.shape[0]
-    levels, state, count = decode_levels(state, words, count, features, channels, model.context, model.tables)
-    if state or count:
-        raise StreamError("the stream does not end with the last pixel")
-    return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+    [levels] = decode_chunks(model, [(stream, images)])
+    if isinstance(levels, StreamError):
+        raise levels
+    return levels
 
 
 def with_golden(model: CodecModel, levels: Levels) -> CodecModel:

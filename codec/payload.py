@@ -5,16 +5,17 @@ images ─► chunks of 2^16 levels or so ─► a stream each ─► header, le
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from codec.chunk import decode_chunk, encode_chunk
+from codec.chunk import decode_chunks, encode_chunks
 from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical, encode_classical
 from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError
@@ -49,26 +50,46 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of a payload's images, and where their bytes are."""
+    """Some of a payload's images, coded."""
 
-    first: int
+    first: int  # index of its first image
     count: int
-    classical: bool
-    start: int
-    end: int
+    shape: Shape
+    model: CodecModel | None  # of a learned stream; None for a classical one
+    stream: bytes
     crc: int
+    crc_of_head: int  # its beginning, which the chunks share
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images, decoded."""
+        return self.count * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload says of itself."""
+    """What a payload says of itself, and its chunks."""
 
     kind: Kind
     model: CodecModel | None
     shape: Shape
     count: int
-    head: bytes  # what comes before the chunks, which their CRCs cover too
     chunks: tuple[Chunk, ...]
+
+
+class Stream(NamedTuple):
+    """A coded chunk."""
+
+    content: bytes
+    classical: bool
+
+
+def is_learned(payload: bytes) -> bool:
+    """Return whether a payload that was made here names a model."""
+    return payload[len(MAGIC)] % 16 != Kind.CLASSICAL
 
 
 def images_a_chunk(shape: Shape) -> int:
@@ -84,21 +105,45 @@ def compress(images: Images, model: CodecModel | None, each: Each = map) -> byte
 
     Chunks are coded by `each`: map, or an executor's, for several at a time.
     """
+    model = model_for(images.shape[1:], model)
+    parts = divided(images)
+    streams = each(lambda part: encoded([part], model)[0], parts)
+    return assembled(parts, list(streams), model)
+
+
+def model_for(shape: Sequence[int], model: CodecModel | None) -> CodecModel | None:
+    """Return the model if images of a shape are coded with it."""
+    return model if model is not None and model.config.shape == tuple(shape) else None
+
+
+def divided(images: Images) -> list[Images]:
+    """Return the images of each chunk; raise PayloadError as `compress` does."""
     count, *dimensions = images.shape
     shape: Shape = (dimensions[0], dimensions[1], dimensions[2])
     _check_shape(shape)
     _check_levels(count, shape, MAX_LEVELS)
-    if model is not None and model.config.shape != shape:
-        model = None
     size = images_a_chunk(shape)
-    parts = [images[i : i + size] for i in range(0, count, size)]
-    streams = list(each(lambda part: _smallest(part, model), parts))
-    if all(classical for _, classical in streams):
+    return [images[i : i + size] for i in range(0, count, size)]
+
+
+def encoded(parts: Sequence[Images], model: CodecModel | None) -> list[Stream]:
+    """Return a stream for each part, the shorter of the two sorts."""
+    if model is None:
+        return [Stream(encode_classical(part), True) for part in parts]
+    learned = encode_chunks(model, parts)
+    return [_shorter(part, stream) for part, stream in zip(parts, learned, strict=True)]
+
+
+def assembled(parts: Sequence[Images], streams: Sequence[Stream], model: CodecModel | None) -> bytes:
+    """Return the payload of the streams that `encoded` made of parts."""
+    if all(stream.classical for stream in streams):
         model = None
-    head = MAGIC + _head(model, shape, count)
-    lengths = b"".join(varint(2 * len(stream) + classical) for stream, classical in streams)
-    crcs = b"".join(_crc(head, part).to_bytes(_CRC_BYTES, "big") for part in parts)
-    return head + (lengths if len(parts) > 1 else b"") + crcs + b"".join(stream for stream, _ in streams)
+    channels, height, width = parts[0].shape[1:]
+    head = MAGIC + _head(model, (channels, height, width), sum(map(len, parts)))
+    lengths = b"".join(varint(2 * len(content) + classical) for content, classical in streams)
+    crcs = b"".join(_crc(zlib.crc32(head), part).to_bytes(_CRC_BYTES, "big") for part in parts)
+    contents = b"".join(content for content, _ in streams)
+    return head + (lengths if len(parts) > 1 else b"") + crcs + contents
 
 
 def parsed(
@@ -129,7 +174,7 @@ def parsed(
         shape = model.config.shape
     count = reader.varint()
     _check_levels(count, shape, max_levels)
-    head = payload[: reader.place]
+    crc_of_head = zlib.crc32(payload[: reader.place])
     size = images_a_chunk(shape)
     firsts = range(0, count, size)
     if len(firsts) * _CRC_BYTES > len(payload):
@@ -144,52 +189,74 @@ def parsed(
         raise PayloadError("a chunk is said to be learned, in a payload without a model")
     chunks = []
     for first, length, crc in zip(firsts, lengths, crcs, strict=True):
-        start = reader.place
-        reader.take(length // 2)
-        chunks.append(Chunk(first, min(size, count - first), bool(length % 2), start, reader.place, crc))
+        of_chunk = None if length % 2 else model
+        stream = reader.take(length // 2)
+        chunks.append(Chunk(first, min(size, count - first), shape, of_chunk, stream, crc, crc_of_head))
     reader.check_end()
-    return Header(Kind(kind), model, shape, count, head, tuple(chunks))
+    return Header(Kind(kind), model, shape, count, tuple(chunks))
 
 
-def decompress(payload: bytes, header: Header, each: Each = map) -> Images:
+def decompress(header: Header, each: Each = map) -> Images:
     """Return every image; raise PayloadError for streams that are damaged."""
-    return np.concatenate(list(each(lambda chunk: _decoded(payload, header, chunk), header.chunks)))
+    return joined(list(each(lambda chunk: decoded([chunk])[0], header.chunks)))
 
 
-def decompress_one(payload: bytes, header: Header, index: int) -> Images:
-    """Return image `index`, as a batch of one, decoding its chunk alone."""
+def chunk_of(header: Header, index: int) -> tuple[Chunk, int]:
+    """Return the chunk of an image, and the image's place in it; raise PayloadError for one outside."""
     if not 0 <= index < header.count:
         raise PayloadError(f"index {index} is outside 0 … {header.count - 1}")
     size = images_a_chunk(header.shape)
-    return _decoded(payload, header, header.chunks[index // size])[index % size, None]
+    return header.chunks[index // size], index % size
 
 
-def _smallest(images: Images, model: CodecModel | None) -> tuple[bytes, bool]:
-    """Return the shorter stream of the two ways, and whether it is the classical one."""
-    if model is None:
-        return encode_classical(images), True
-    stream = encode_chunk(model, images)
+def decompress_one(header: Header, index: int) -> Images:
+    """Return image `index`, as a batch of one, decoding its chunk alone."""
+    chunk, place = chunk_of(header, index)
+    return joined(decoded([chunk]))[place, None]
+
+
+def decoded(chunks: Sequence[Chunk]) -> list[Images | PayloadError]:
+    """Return the images of each chunk, or what is wrong with it; those that are learned share a model."""
+    learned = [chunk for chunk in chunks if chunk.model is not None]
+    found: Iterator[Images | StreamError] = iter(())
+    if learned:
+        assert learned[0].model is not None
+        found = iter(decode_chunks(learned[0].model, [(chunk.stream, chunk.count) for chunk in learned]))
+    return [_checked(chunk, _classical(chunk) if chunk.model is None else next(found)) for chunk in chunks]
+
+
+def joined(parts: Sequence[Images | PayloadError]) -> Images:
+    """Return the images of every chunk; raise the first error among them."""
+    images = []
+    for part in parts:
+        if isinstance(part, PayloadError):
+            raise part
+        images.append(part)
+    return np.concatenate(images)
+
+
+def _shorter(images: Images, stream: bytes) -> Stream:
     quick = min(len(encode_classical(images, effort=0)), len(zlib.compress(images.tobytes(), 1)))
     if quick < CLASSICAL_MARGIN * len(stream):
         classical = encode_classical(images)
         if len(classical) < len(stream):
-            return classical, True
-    return stream, False
+            return Stream(classical, True)
+    return Stream(stream, False)
 
 
-def _decoded(payload: bytes, header: Header, chunk: Chunk) -> Images:
-    stream = payload[chunk.start : chunk.end]
+def _classical(chunk: Chunk) -> Images | StreamError:
     try:
-        if chunk.classical:
-            images = decode_classical(stream, header.shape, chunk.count)
-        else:
-            assert header.model is not None
-            images = decode_chunk(header.model, stream, chunk.count)
+        return decode_classical(chunk.stream, chunk.shape, chunk.count)
     except StreamError as error:
-        raise PayloadError(f"images {chunk.first} … {chunk.first + chunk.count - 1}: {error}") from error
-    if _crc(header.head, images) != chunk.crc:
-        last = chunk.first + chunk.count - 1
-        raise PayloadError(f"images {chunk.first} … {last}: damaged, their CRC-32 is not the payload's")
+        return error
+
+
+def _checked(chunk: Chunk, images: Images | StreamError) -> Images | PayloadError:
+    which = f"images {chunk.first} … {chunk.first + chunk.count - 1}"
+    if isinstance(images, StreamError):
+        return PayloadError(f"{which}: {images}")
+    if _crc(chunk.crc_of_head, images) != chunk.crc:
+        return PayloadError(f"{which}: damaged, their CRC-32 is not the payload's")
     return images
 
 
@@ -217,8 +284,8 @@ def _times(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
-def _crc(head: bytes, images: Images) -> int:
-    return zlib.crc32(images.transpose(0, 2, 3, 1).tobytes(), zlib.crc32(head))
+def _crc(start: int, images: Images) -> int:
+    return zlib.crc32(images.transpose(0, 2, 3, 1).tobytes(), start)
 
 
 def varint(number: int) -> bytes:

@@ -1,37 +1,54 @@
 """Bytes ↔ arrays: what a request's body means, and what an answer looks like on the wire. No torch here.
 
 request body ── parse_images ──► uint8 (N, H, W, C) ── conform ──► the model's shape
+request body ── parse_images ──► ── as_one_array ──► their own shape, for /compress
 request body ── parse_latents ──► float32 (N, D)
+request body ── parse_payload ──► bytes
 arrays ── encoded_answer, images_answer, stream_images ──► response
 """
 
 from app.negotiation.answers import (
+    COMPRESSED_FORMATS,
     ENCODED_FORMATS,
     IMAGE_FORMATS,
     ImageChunk,
+    compressed_answer,
     encoded_answer,
     images_answer,
     json_answer,
     stream_images,
 )
-from app.negotiation.media import IMAGES_IN, LATENTS_IN, Format, choose_format
-from app.negotiation.requests import Limits, conform, parse_images, parse_latents, read_body
+from app.negotiation.media import IMAGES_IN, LATENTS_IN, PAYLOADS_IN, Format, choose_format
+from app.negotiation.requests import (
+    Limits,
+    as_one_array,
+    conform,
+    parse_images,
+    parse_latents,
+    parse_payload,
+    read_body,
+)
 
 __all__ = [
+    "COMPRESSED_FORMATS",
     "ENCODED_FORMATS",
     "IMAGES_IN",
     "IMAGE_FORMATS",
     "LATENTS_IN",
+    "PAYLOADS_IN",
     "Format",
     "ImageChunk",
     "Limits",
+    "as_one_array",
     "choose_format",
+    "compressed_answer",
     "conform",
     "encoded_answer",
     "images_answer",
     "json_answer",
     "parse_images",
     "parse_latents",
+    "parse_payload",
     "read_body",
     "stream_images",
 ]

@@ -20,6 +20,7 @@ from app.negotiation.media import JSON, Format
 from models.images import contact_sheet, encode_png
 
 ENCODED_FORMATS = (Format.json, Format.safetensors, Format.npy)
+COMPRESSED_FORMATS = (Format.json, Format.payload)
 IMAGE_FORMATS = (Format.json, Format.png, Format.npy, Format.safetensors, Format.zip)
 
 _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
@@ -52,7 +53,27 @@ def encoded_answer(model: str, mu: np.ndarray, logvar: np.ndarray, fmt: Format) 
     return Response(body, media_type=fmt.media_type)
 
 
-def images_answer(model: str, images: np.ndarray, fmt: Format) -> Response:
+def compressed_answer(model: str | None, payload: bytes, levels: int, fmt: Format) -> Response:
+    """Answer the payload of images of `levels` bytes, in one of COMPRESSED_FORMATS, with its figures."""
+    bits_per_dim = 8 * len(payload) / levels
+    headers = {
+        "X-Original-Bytes": str(levels),
+        "X-Compressed-Bytes": str(len(payload)),
+        "X-Bits-Per-Dim": f"{bits_per_dim:.4f}",
+    }
+    if fmt is Format.payload:
+        return Response(payload, headers=headers, media_type=fmt.media_type)
+    document = {
+        "model": model,
+        "payload": base64.b64encode(payload).decode(),
+        "original_bytes": levels,
+        "compressed_bytes": len(payload),
+        "bits_per_dim": bits_per_dim,
+    }
+    return Response(_json(document), headers=headers, media_type=fmt.media_type)
+
+
+def images_answer(model: str | None, images: np.ndarray, fmt: Format) -> Response:
     """Answer uint8 images (N, H, W, C) in one of IMAGE_FORMATS."""
     writer = _writer(model, images.shape, fmt, {})
     body = writer.begin() + writer.add(ImageChunk(images)) + writer.end()
@@ -106,7 +127,7 @@ class _Writer(Protocol):
     def end(self) -> bytes: ...
 
 
-def _writer(model: str, shape: tuple[int, ...], fmt: Format, extra: Mapping[str, Any]) -> _Writer:
+def _writer(model: str | None, shape: tuple[int, ...], fmt: Format, extra: Mapping[str, Any]) -> _Writer:
     match fmt:
         case Format.json:
             return _JsonWriter(model, extra)
@@ -121,7 +142,7 @@ def _writer(model: str, shape: tuple[int, ...], fmt: Format, extra: Mapping[str,
 
 
 class _JsonWriter:
-    def __init__(self, model: str, extra: Mapping[str, Any]):
+    def __init__(self, model: str | None, extra: Mapping[str, Any]):
         self._model = model
         self._extra = extra
         self._separator = b""

@@ -10,6 +10,8 @@ ENCODED_IMAGES = ("image/png", "image/jpeg", "image/webp")
 JSON, NPY, SAFETENSORS = "application/json", "application/x-npy", "application/x-safetensors"
 IMAGES_IN = (*ENCODED_IMAGES, JSON, NPY, SAFETENSORS)
 LATENTS_IN = (JSON, NPY, SAFETENSORS)
+PAYLOAD = "application/vnd.vaeserve.payload"
+PAYLOADS_IN = (PAYLOAD, JSON)
 
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
@@ -22,6 +24,7 @@ class Format(StrEnum):
     npy = "npy"
     safetensors = "safetensors"
     zip = "zip"
+    payload = "payload"
 
     @property
     def media_type(self) -> str:
@@ -35,6 +38,7 @@ _MEDIA_TYPES = {
     Format.npy: NPY,
     Format.safetensors: SAFETENSORS,
     Format.zip: "application/zip",
+    Format.payload: PAYLOAD,
 }
 
 

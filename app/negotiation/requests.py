@@ -31,8 +31,8 @@ class Limits:
 
     @property
     def decoded_bytes(self) -> int:
-        """All encoded images of a request, decoded: what raw arrays may bring, and at least one RGB image."""
-        return max(self.body_bytes, 3 * self.pixels)
+        """All images of a request, decoded: what raw arrays may bring, and at least one RGBA image."""
+        return max(self.body_bytes, 4 * self.pixels)
 
     def within(self, other: Limits) -> Limits:
         """Return the narrower of two limits, each by each."""
@@ -65,8 +65,8 @@ async def read_body(request: Request, max_bytes: int, admit: Callable[[int], Non
     return bytes(body)
 
 
-def parse_images(body: bytes, content_type: str | None, limits: Limits) -> Images:
-    """Parse a body into uint8 images of 1 or 3 channels.
+def parse_images(body: bytes, content_type: str | None, limits: Limits, keep_alpha: bool = False) -> Images:
+    """Parse a body into uint8 images of 1 or 3 channels, or of 4 where alpha is kept.
 
     npy and safetensors give one array (a view of the body where possible); encoded images give a list, as
     their sizes may differ. Raises 400 for a body that is not what its type says, 413 beyond a limit, 415 for
@@ -74,13 +74,13 @@ def parse_images(body: bytes, content_type: str | None, limits: Limits) -> Image
     """
     match media.media_type_of(content_type, media.IMAGES_IN):
         case media.JSON:
-            return _images_of_json(body, limits)
+            return _images_of_json(body, limits, keep_alpha)
         case media.NPY:
-            return _images_of_array(read_npy(body, _UINT8), limits)
+            return _images_of_array(read_npy(body, _UINT8), limits, keep_alpha)
         case media.SAFETENSORS:
-            return _images_of_array(read_safetensors(body, "images", _UINT8), limits)
+            return _images_of_array(read_safetensors(body, "images", _UINT8), limits, keep_alpha)
         case _:
-            return [_decode(body, limits, Kind.MALFORMED, "the body")]
+            return [_decode(body, limits, keep_alpha, Kind.MALFORMED, "the body")]
 
 
 def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
@@ -92,6 +92,30 @@ def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.
     if isinstance(images, np.ndarray) and images.shape[1:3] == shape[1:]:
         return convert_channels(images, shape[0])
     return np.stack([_conform_one(index, image, shape, fit) for index, image in enumerate(images)])
+
+
+def as_one_array(images: Images) -> np.ndarray:
+    """Return images as they are, as uint8 (N, H, W, C); raises 422 for images of several shapes."""
+    shapes = [image.shape for image in images]
+    for index, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            first, other = ("×".join(map(str, shape)) for shape in (shapes[0], shape))
+            detail = (
+                f"images[0] is {first} and images[{index}] is {other} (height × width × channels); "
+                "a payload holds images of one shape"
+            )
+            raise Problem(Kind.INVALID, detail, value=list(shape), limit=list(shapes[0]))
+    return images if isinstance(images, np.ndarray) else np.stack(images)
+
+
+def parse_payload(body: bytes, content_type: str | None) -> bytes:
+    """Return the payload that a body is, or that it has in base64; raises as parse_images does."""
+    if media.media_type_of(content_type, media.PAYLOADS_IN) == media.PAYLOAD:
+        return body
+    document = _json_of(body)
+    if not isinstance(document, dict) or "payload" not in document:
+        raise Problem(Kind.INVALID, 'the body is not of the form {"payload": "…"}', value=document)
+    return _base64(document["payload"], "payload", "a payload")
 
 
 def parse_latents(body: bytes, content_type: str | None, latent_dim: int, limits: Limits) -> np.ndarray:
@@ -124,11 +148,11 @@ def _content_length(request: Request) -> int:
     return int(declared)
 
 
-def _images_of_array(images: np.ndarray, limits: Limits) -> np.ndarray:
+def _images_of_array(images: np.ndarray, limits: Limits, keep_alpha: bool) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        expected = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+    if images.ndim != 4 or images.shape[3] not in ((1, 3, 4) if keep_alpha else (1, 3)):
+        expected = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)" + (" or (N, H, W, 4)" if keep_alpha else "")
         detail = f"the images have shape {echo(images.shape)}; expected {expected}"
         raise Problem(Kind.INVALID, detail, value=images.shape, limit=expected)
     _check_count(len(images), "images", limits.images)
@@ -139,12 +163,13 @@ def _images_of_array(images: np.ndarray, limits: Limits) -> np.ndarray:
     return images
 
 
-def _images_of_json(body: bytes, limits: Limits) -> list[np.ndarray]:
+def _images_of_json(body: bytes, limits: Limits, keep_alpha: bool) -> list[np.ndarray]:
     encoded = _list_of_json(body, "images", limits)
     images: list[np.ndarray] = []
     decoded_bytes = 0
     for index, text in enumerate(encoded):
-        image = _decode(_base64(text, index), limits, Kind.INVALID, f"images[{index}]")
+        name = f"images[{index}]"
+        image = _decode(_base64(text, name, "an encoded image"), limits, keep_alpha, Kind.INVALID, name)
         decoded_bytes += image.nbytes
         if decoded_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
             detail = (
@@ -155,21 +180,21 @@ def _images_of_json(body: bytes, limits: Limits) -> list[np.ndarray]:
     return images
 
 
-def _base64(text: object, index: int) -> bytes:
+def _base64(text: object, name: str, expected: str) -> bytes:
     if not isinstance(text, str):
-        detail = f"images[{index}] is {echo(text)}; expected an encoded image in base64"
+        detail = f"{name} is {echo(text)}; expected {expected} in base64"
         raise Problem(Kind.INVALID, detail, value=text)
     if text.startswith("data:"):
         text = text.partition(";base64,")[2]
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise Problem(Kind.INVALID, f"images[{index}] is not base64: {error}", value=text) from error
+        raise Problem(Kind.INVALID, f"{name} is not base64: {error}", value=text) from error
 
 
-def _decode(data: bytes, limits: Limits, kind: Kind, name: str) -> np.ndarray:
+def _decode(data: bytes, limits: Limits, keep_alpha: bool, kind: Kind, name: str) -> np.ndarray:
     try:
-        return decode_image(data, limits.pixels)
+        return decode_image(data, limits.pixels, keep_alpha)
     except ImageTooLargeError as error:
         raise Problem(Kind.TOO_LARGE, f"{name}: {error}", limit=limits.pixels) from error
     except ImageError as error:
@@ -206,15 +231,19 @@ def _latents_of_json(body: bytes, latent_dim: int, limits: Limits) -> np.ndarray
 
 
 def _list_of_json(body: bytes, name: str, limits: Limits) -> list[Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Problem(Kind.MALFORMED, f"the body is not JSON: {error}") from error
+    document = _json_of(body)
     if not isinstance(document, dict) or not isinstance(document.get(name), list):
         raise Problem(Kind.INVALID, f'the body is not of the form {{"{name}": […]}}', value=document)
     members: list[Any] = document[name]
     _check_count(len(members), name, limits.images)
     return members
+
+
+def _json_of(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(Kind.MALFORMED, f"the body is not JSON: {error}") from error
 
 
 def _check_count(count: int, name: str, limit: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from fastapi import Query
@@ -12,9 +12,17 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.batcher import Answer
 from app.errors import Kind, Problem, echo
-from app.negotiation import Format, Limits, choose_format, conform, parse_images, parse_latents, read_body
+from app.negotiation import (
+    Format,
+    Limits,
+    choose_format,
+    conform,
+    images_answer,
+    parse_images,
+    parse_latents,
+    read_body,
+)
 from app.service import Service, Work
 from models.bundle import Bundle
 from models.images import Fit
@@ -31,7 +39,20 @@ FitParameter = Annotated[
 FormatParameter = Annotated[
     Format | None, Query(description="Format of the answer, in place of the Accept header.")
 ]
-Parse = Callable[[bytes, str | None, Limits], np.ndarray]
+T = TypeVar("T")
+Parse = Callable[[bytes, str | None, Limits], T]
+
+
+class Timed(Protocol):
+    """What knows where a request's time went."""
+
+    @property
+    def queue_seconds(self) -> float:
+        """Before anything was computed."""
+
+    @property
+    def compute_seconds(self) -> float:
+        """While it was."""
 
 
 class StrictRoute(APIRoute):
@@ -78,7 +99,8 @@ async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Work
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return conform(parse_images(body, content_type, limits), bundle.config.input.shape, fit)
 
-    return await _read(request, parse)
+    rows, deadline = await read(request, parse)
+    return Work(rows, deadline)
 
 
 async def read_latents(request: Request, bundle: Bundle) -> Work:
@@ -87,10 +109,15 @@ async def read_latents(request: Request, bundle: Bundle) -> Work:
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return parse_latents(body, content_type, bundle.config.latent_dim, limits)
 
-    return await _read(request, parse)
+    rows, deadline = await read(request, parse)
+    return Work(rows, deadline)
 
 
-async def _read(request: Request, parse: Parse) -> Work:
+async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
+    """Read and parse a request's body, in a thread where it is large; return it and its deadline.
+
+    The deadline (time.monotonic) of the answer is counted from the body's arrival.
+    """
     service = service_of(request)
     limits, content_type = service.limits, request.headers.get("content-type")
     with service.intake.body() as admit:
@@ -98,11 +125,11 @@ async def _read(request: Request, parse: Parse) -> Work:
         deadline = service.deadline()
         if len(body) <= QUICK.body_bytes:
             try:
-                return Work(parse(body, content_type, QUICK.within(limits)), deadline)
+                return parse(body, content_type, QUICK.within(limits)), deadline
             except Problem as problem:
                 if problem.kind is not Kind.TOO_LARGE:
                     raise
-        return Work(await asyncio.to_thread(parse, body, content_type, limits), deadline)
+        return await asyncio.to_thread(parse, body, content_type, limits), deadline
 
 
 async def _received(reading: Awaitable[bytes], service: Service) -> bytes:
@@ -115,7 +142,15 @@ async def _received(reading: Awaitable[bytes], service: Service) -> bytes:
         raise Problem(Kind.DEADLINE, detail, limit=seconds) from None
 
 
-def timed(response: Response, answer: Answer) -> Response:
+async def answer_images(model: str | None, images: np.ndarray, chosen: Format) -> Response:
+    """Answer uint8 images (N, H, W, C), written in a thread where that takes long."""
+    is_raw = chosen in (Format.npy, Format.safetensors)
+    if is_raw or (len(images) <= QUICK_IMAGES and images.size <= QUICK.pixels):
+        return images_answer(model, images, chosen)
+    return await asyncio.to_thread(images_answer, model, images, chosen)
+
+
+def timed(response: Response, answer: Timed) -> Response:
     """Add where the time went, in milliseconds, as Server-Timing."""
     response.headers["Server-Timing"] = (
         f"queue;dur={answer.queue_seconds * 1e3:.3f}, compute;dur={answer.compute_seconds * 1e3:.3f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Annotated
 
@@ -16,16 +15,15 @@ from app.negotiation import (
     IMAGE_FORMATS,
     Format,
     encoded_answer,
-    images_answer,
     json_answer,
 )
 from app.operations import SCORES, ModelTask, Operation
 from app.routes.common import (
-    QUICK_IMAGES,
     FitParameter,
     FormatParameter,
     ModelParameter,
     StrictRoute,
+    answer_images,
     check_sheet,
     format_of,
     read_images,
@@ -63,7 +61,7 @@ async def decode(request: Request, model: ModelParameter = None, format: FormatP
     latents = await read_latents(request, bundle)
     check_sheet(len(latents.rows), chosen)
     answer = await service.compute(request, ModelTask(bundle.id, Operation.DECODE), latents)
-    return timed(await _images(bundle.id, answer.arrays[0], chosen), answer)
+    return timed(await answer_images(bundle.id, answer.arrays[0], chosen), answer)
 
 
 @router.post("/reconstruct", **openapi.RECONSTRUCT)
@@ -77,7 +75,7 @@ async def reconstruct(
     images = await read_images(request, bundle, fit)
     check_sheet(len(images.rows), chosen)
     answer = await service.compute(request, ModelTask(bundle.id, Operation.RECONSTRUCT), images)
-    return timed(await _images(bundle.id, answer.arrays[0], chosen), answer)
+    return timed(await answer_images(bundle.id, answer.arrays[0], chosen), answer)
 
 
 @router.post("/score", **openapi.SCORE)
@@ -104,10 +102,3 @@ async def score(
     bits = -figures["elbo"] / nats_per_bit_per_dim
     document = {"model": bundle.id, **figures, "bits_per_dim": bits, "samples": samples}
     return timed(json_answer(document), answer)
-
-
-async def _images(model: str, images: np.ndarray, chosen: Format) -> Response:
-    is_quick = len(images) <= QUICK_IMAGES or chosen in (Format.npy, Format.safetensors)
-    if is_quick:
-        return images_answer(model, images, chosen)
-    return await asyncio.to_thread(images_answer, model, images, chosen)

@@ -11,8 +11,11 @@ import torch
 from app.server import Server
 from app.service import Service
 from app.settings import Settings
-from models.bundle import Bundle, load_bundle
+from codec.chunk import verified
+from codec.model import FILE, CodecModel
+from models.bundle import Bundle, change_bundle, load_bundle
 from tests.bundles import save_small_bundle, small_config
+from tests.codecs import SHAPES, fitted
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +23,27 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     save_small_bundle(folder / "grey", small_config((1, 8, 8)))
     save_small_bundle(folder / "colour", small_config((3, 16, 12), latent_dim=3))
+    change_bundle(folder / "grey", {FILE: fitted("grey")})
     return folder
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of another codec."""
+    folder = tmp_path_factory.mktemp("other") / "other"
+    save_small_bundle(folder, small_config(SHAPES["rgb"]))
+    change_bundle(folder, {FILE: fitted("rgb")})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codec(bundle_folder: Path) -> CodecModel:
+    return verified(bundle_folder / "grey" / FILE)
+
+
+@pytest.fixture(scope="session")
+def other_codec(other_folder: Path) -> CodecModel:
+    return verified(other_folder / FILE)
 
 
 @pytest.fixture(scope="session")

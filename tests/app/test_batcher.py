@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 ENCODE = ModelTask("m", Operation.ENCODE)
 DECODE = ModelTask("m", Operation.DECODE)
 SOON = 30.0
+VAE = {"queue": "vae"}
 
 
 class Stepped:
@@ -66,7 +67,7 @@ class Driver:
         self.engine = Stepped(depth)
         self.metrics = Metrics()
         values = {"max_batch": 8, "max_queued_images": 100, "max_queued_bytes": 10_000, **limits}
-        self.batcher = Batcher(self.engine, self.metrics, **values)
+        self.batcher = Batcher(self.engine, self.metrics.of_queue("vae"), **values)
 
     def submit(
         self, rows: int, task: ModelTask = ENCODE, first: float = 0, seconds: float = SOON
@@ -408,9 +409,9 @@ async def test_times_and_sizes_are_measured(driver: Driver) -> None:
     assert answer.compute_seconds > 0
     value = driver.metrics.registry.get_sample_value
     assert value("vae_images_total", {"model": "m", "operation": "encode"}) == 3
-    assert value("vae_batch_images_sum") == 3
-    assert value("vae_queue_duration_seconds_count") == 1
-    assert value("vae_compute_duration_seconds_count") == 1
+    assert value("vae_batch_images_sum", VAE) == 3
+    assert value("vae_queue_duration_seconds_count", VAE) == 1
+    assert value("vae_compute_duration_seconds_count", VAE) == 1
 
 
 async def test_the_time_of_a_batch_counts_once_for_a_request_with_several_parts_in_it(driver: Driver) -> None:
@@ -421,7 +422,7 @@ async def test_the_time_of_a_batch_counts_once_for_a_request_with_several_parts_
     driver.step(3)
     answer, _ = await asyncio.gather(large, small)
     assert (ENCODE, [4, 3, 1]) in driver.engine.batches
-    all_batches = driver.metrics.registry.get_sample_value("vae_compute_duration_seconds_sum")
+    all_batches = driver.metrics.registry.get_sample_value("vae_compute_duration_seconds_sum", VAE)
     assert answer.compute_seconds == pytest.approx(all_batches)
 
 

@@ -58,6 +58,7 @@ class TestKinds:
             (404, "not-found"),
             (404, "unknown-model"),
             (405, "method-not-allowed"),
+            (409, "other-model"),
             (406, "not-acceptable"),
             (413, "too-large"),
             (415, "unsupported-media-type"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.errors import Kind, Problem
 from app.negotiation import IMAGE_FORMATS, IMAGES_IN, Format, choose_format
-from app.negotiation.media import LATENTS_IN, media_type_of
+from app.negotiation.media import LATENTS_IN, PAYLOADS_IN, media_type_of
 
 
 class TestFormats:
@@ -20,12 +20,14 @@ class TestFormats:
             "npy": "application/x-npy",
             "safetensors": "application/x-safetensors",
             "zip": "application/zip",
+            "payload": "application/vnd.vaeserve.payload",
         }
 
     def test_what_bodies_come_in(self) -> None:
         arrays = ("application/json", "application/x-npy", "application/x-safetensors")
         assert arrays == LATENTS_IN
         assert ("image/png", "image/jpeg", "image/webp", *arrays) == IMAGES_IN
+        assert PAYLOADS_IN == ("application/vnd.vaeserve.payload", "application/json")
 
 
 class TestAccept:

@@ -238,11 +238,11 @@ class TestRefusingImages:
 
     def test_json_bomb_in_parts(self) -> None:
         part = base64_png(np.zeros((100, 100, 1), np.uint8))
-        assert len(parse_images(json_of(*[part] * 3), JSON, LIMITS)) == 3
-        problem = problem_of(lambda: parse_images(json_of(*[part] * 4), JSON, LIMITS))
+        assert len(parse_images(json_of(*[part] * 4), JSON, LIMITS)) == 4
+        problem = problem_of(lambda: parse_images(json_of(*[part] * 5), JSON, LIMITS))
         assert problem.kind is Kind.TOO_LARGE
-        assert problem.detail == "images[0] to [3] decode to 40000 bytes; the limit is 30000"
-        assert (problem.value, problem.limit) == (40_000, 30_000)
+        assert problem.detail == "images[0] to [4] decode to 50000 bytes; the limit is 40000"
+        assert (problem.value, problem.limit) == (50_000, 40_000)
 
     def test_not_json(self) -> None:
         problem = problem_of(lambda: parse_images(b'{"images": [', JSON, LIMITS))

@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from app.errors import MEDIA_TYPE, Kind
+from app.negotiation.media import PAYLOAD
 from app.openapi import problem_example
 from app.routes import ROUTERS
 from app.routes.common import StrictRoute
@@ -22,7 +23,8 @@ ROUTES = {
     },
     "/score": {"application/json"},
 }
-ROUTES["/reconstruct"] = ROUTES["/sample"] = ROUTES["/decode"]
+ROUTES["/reconstruct"] = ROUTES["/sample"] = ROUTES["/decompress"] = ROUTES["/decode"]
+ROUTES["/compress"] = {"application/json", "application/vnd.vaeserve.payload"}
 
 
 @pytest.fixture
@@ -42,7 +44,9 @@ def operation(document: dict[str, Any], route: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("route", ["/encode", "/reconstruct", "/score", "/decode"])
+@pytest.mark.parametrize(
+    "route", ["/encode", "/reconstruct", "/score", "/decode", "/compress", "/decompress"]
+)
 def test_a_request_s_example_gets_the_answer_that_is_described(
     client: httpx.Client, document: dict[str, Any], route: str
 ) -> None:
@@ -86,6 +90,7 @@ def test_every_described_media_type_is_answered(
         ("POST", "/decode", {"Content-Type": "text/plain"}, b"x", Kind.UNSUPPORTED_MEDIA_TYPE),
         ("POST", "/encode", {"Content-Type": "application/json"}, b"{}", Kind.INVALID),
         ("GET", "/sample?n=0", {}, None, Kind.INVALID),
+        ("POST", "/decompress", {"Content-Type": PAYLOAD}, b"V\xc6\x11abcd\x01", Kind.OTHER_MODEL),
         ("POST", "/encode", {"Content-Type": "application/json"}, bytes((32 << 20) + 1), Kind.TOO_LARGE),
     ],
 )
@@ -130,6 +135,6 @@ def test_no_description_of_another_error_format_is_left(document: dict[str, Any]
 
 def test_every_route_that_refuses_unknown_parameters_says_so(document: dict[str, Any]) -> None:
     strict = [route for router in ROUTERS for route in router.routes if isinstance(route, StrictRoute)]
-    assert len(strict) == 7
+    assert len(strict) == 9
     for route in strict:
         assert "422" in operation(document, route.path)["responses"], route.path

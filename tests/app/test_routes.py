@@ -427,8 +427,8 @@ def test_an_image_of_many_pixels_is_decoded_off_the_event_loop(
 ) -> None:
     threads: list[threading.Thread] = []
 
-    def watched(data: bytes, max_pixels: int) -> np.ndarray:
-        decoded = decode_image(data, max_pixels)
+    def watched(data: bytes, max_pixels: int, keep_alpha: bool) -> np.ndarray:
+        decoded = decode_image(data, max_pixels, keep_alpha)
         threads.append(threading.current_thread())
         return decoded
 

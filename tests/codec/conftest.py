@@ -1,74 +1,19 @@
-"""Codecs small enough for a test: grey and RGB, one stage and two, of networks trained for a moment."""
+"""Codecs to test with, loaded as the service loads them."""
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from codec.chunk import verified
-from codec.model import FILE, CodecModel, save_codec
-from models.config import InputConfig, LikelihoodConfig, VAEConfig
-from models.vae import VAE
-from training.codec import fit_codec
-from training.config import CodecTraining
-from training.datasets import Dataset
-
-SHAPES = {"grey": (1, 8, 8), "rgb": (3, 9, 10)}
-TRAINING = CodecTraining(
-    latent_step=1.0,
-    reach=2,
-    features=4,
-    hidden=16,
-    layers=2,
-    components=2,
-    epochs=30,
-    batch_size=8,
-    learning_rate=0.02,
-    warmup_steps=5,
-)
+from codec.model import FILE, CodecModel
+from tests.codecs import SHAPES, fitted
 
 
-def pictures(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarray:
-    """Return slopes with a little noise (N, C, H, W)."""
-    rng = np.random.default_rng(seed)
-    _, height, width = shape
-    slope = np.add.outer(8 * np.arange(height), 6 * np.arange(width))
-    start = rng.integers(0, 60, (count, shape[0], 1, 1))
-    return (slope + start + rng.integers(0, 6, (count, *shape))).astype(np.uint8)
-
-
-def tiny_vae(shape: tuple[int, int, int]) -> VAE:
-    """Return a VAE as it is initialised, its residual blocks awake."""
-    config = VAEConfig(
-        family="convolutional",
-        latent_dim=5,
-        channels=(8,) if shape[0] == 1 else (8, 12),
-        blocks=(1,) if shape[0] == 1 else (1, 2),
-        likelihood=LikelihoodConfig(name="logistic-mixture", components=2),
-        input=InputConfig(shape=shape),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = VAE(config).eval()
-        for name, parameter in model.named_parameters():
-            if "second.weight" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-    return model
-
-
-def tiny_data(shape: tuple[int, int, int]) -> Dataset:
-    return Dataset(pictures(shape, 64), pictures(shape, 16, seed=1), None, None, "sha256:tiny")
-
-
-@cache
-def fitted(kind: str, folder: Path) -> CodecModel:
-    shape = SHAPES[kind]
+def loaded(kind: str, folder: Path) -> CodecModel:
     path = folder / f"{kind}-{FILE}"
-    save_codec(path, fit_codec(tiny_vae(shape), tiny_data(shape), TRAINING, seed=0))
+    path.write_bytes(fitted(kind))
     return verified(path)
 
 
@@ -79,14 +24,14 @@ def codecs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=SHAPES, scope="session")
 def codec(request: pytest.FixtureRequest, codecs_folder: Path) -> CodecModel:
-    return fitted(request.param, codecs_folder)
+    return loaded(request.param, codecs_folder)
 
 
 @pytest.fixture(scope="session")
 def grey(codecs_folder: Path) -> CodecModel:
-    return fitted("grey", codecs_folder)
+    return loaded("grey", codecs_folder)
 
 
 @pytest.fixture(scope="session")
 def rgb(codecs_folder: Path) -> CodecModel:
-    return fitted("rgb", codecs_folder)
+    return loaded("rgb", codecs_folder)

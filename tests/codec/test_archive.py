@@ -11,7 +11,7 @@ from codec import archive
 from codec.archive import Picture, is_archive, opened, pack, unpack, unpack_one
 from codec.model import CodecModel
 from codec.payload import PayloadError, varint
-from tests.codec.conftest import SHAPES, pictures
+from tests.codecs import SHAPES, pictures
 
 START = b"V\xc6\x1f"
 

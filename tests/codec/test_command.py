@@ -12,7 +12,7 @@ from codec import __main__ as command
 from codec.archive import pack
 from codec.model import FILE, CodecModel, save_codec
 from codec.payload import compress
-from tests.codec.conftest import SHAPES, pictures
+from tests.codecs import SHAPES, pictures
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 
 from codec.model import FILE, CodecModel
 from codec.payload import compress
-from tests.codec.conftest import SHAPES, pictures
 from tests.codec.reference import Reference
+from tests.codecs import SHAPES, pictures
 
 
 @pytest.mark.parametrize(("kind", "count"), [("grey", 1), ("grey", 5), ("rgb", 2)])

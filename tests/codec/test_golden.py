@@ -40,7 +40,7 @@ def test_every_shipped_codec_has_a_golden_payload() -> None:
 def test_a_golden_payload_gives_its_pixels(codec: tuple[str, CodecModel]) -> None:
     id, model = codec
     payload = (GOLDEN / f"{id}.vae").read_bytes()
-    images = decompress(payload, parsed(payload, {model.prefix: model}.get))
+    images = decompress(parsed(payload, {model.prefix: model}.get))
     assert hashlib.sha256(images.tobytes()).hexdigest() == PIXELS[id]
     np.testing.assert_array_equal(images, images_of(id))
 

@@ -11,7 +11,7 @@ import torch
 from codec import integer
 from codec.integer import Layer, activations, convolved, product, shifted
 from codec.model import CodecModel
-from tests.codec.conftest import SHAPES, pictures
+from tests.codecs import SHAPES, pictures
 
 
 def random_bytes(*shape: int) -> np.ndarray:

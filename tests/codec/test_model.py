@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from codec.chunk import verified, with_golden
 from codec.model import FILE, CodecError, CodecModel, load_codec, save_codec
-from tests.codec.conftest import pictures
+from tests.codecs import pictures
 
 
 def parts(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

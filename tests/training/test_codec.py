@@ -13,7 +13,7 @@ from codec.chunk import decode_chunk, encode_chunk
 from codec.model import dumped
 from models.config import InputConfig, LikelihoodConfig, VAEConfig
 from models.vae import VAE
-from tests.codec.conftest import SHAPES, TRAINING, pictures, tiny_data, tiny_vae
+from tests.codecs import SHAPES, TRAINING, pictures, tiny_data, tiny_vae
 from training.codec import CodecNetwork, fit_codec
 from training.errors import RunError
 

@@ -11,7 +11,7 @@ import torch
 from codec.context import context_faults, slots_of_levels
 from codec.mixture import make_tables
 from codec.rans import TOTAL
-from tests.codec.conftest import SHAPES, TRAINING, pictures
+from tests.codecs import SHAPES, TRAINING, pictures
 from training.config import CodecTraining
 from training.context import ContextModel, context_offsets, integer_context, log_prob
 

@@ -224,7 +224,7 @@ def test_a_bundle_gets_a_codec_and_another_in_its_place(
     payload = compress(test, codec)
     assert parsed(payload, {codec.prefix: codec}.get).kind == Kind.BEST
     assert bits_per_dim == 8 * len(payload) / test.size
-    np.testing.assert_array_equal(decompress(payload, parsed(payload, {codec.prefix: codec}.get)), test)
+    np.testing.assert_array_equal(decompress(parsed(payload, {codec.prefix: codec}.get)), test)
     training = json.loads(once["training.json"])
     assert training["codec"]["bits_per_dim"] == bits_per_dim
     assert training["codec"]["test_images"] == len(test)

@@ -9,7 +9,7 @@ from torch import nn
 
 from codec.integer import EXACT, LARGEST_ACTIVATION, LARGEST_SHIFT
 from models.vae import Upsample, rectified
-from tests.codec.conftest import SHAPES, pictures, tiny_vae
+from tests.codecs import SHAPES, pictures, tiny_vae
 from training.quantisation import _quantised, integer_decoder, integer_encoder
 
 

@@ -1,0 +1,153 @@
+"""Payloads: made with the codecs of the loaded bundles, or without one where no model fits.
+
+images ─► a part for each chunk ─► batcher ─► streams ─► payload
+payload ─► chunks ─► batcher ─► images
+images of another shape than the model's ─► a thread ─► payload without a model, and back
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from app.batcher import Batcher
+from app.coding import CodingEngine
+from app.metrics import Metrics
+from app.operations import ModelTask, Operation
+from app.rows import chunk_rows
+from app.settings import Settings
+from app.workers import Workers
+from codec.model import CodecModel
+from codec.payload import (
+    CHUNK_LEVELS,
+    Header,
+    Images,
+    assembled,
+    chunk_of,
+    compress,
+    decompress,
+    decompress_one,
+    divided,
+    is_learned,
+    joined,
+    model_for,
+)
+
+T = TypeVar("T")
+QUICK_BYTES = CHUNK_LEVELS  # of images: fewer are put together in less time than a thread's start
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A payload, the id of its model if it has one, and where the time went."""
+
+    payload: bytes
+    model: str | None
+    queue_seconds: float
+    compute_seconds: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a payload, the id of its model if it has one, and where the time went."""
+
+    images: Images
+    model: str | None
+    queue_seconds: float
+    compute_seconds: float
+
+
+class Coder:
+    """Makes payloads of images, and images of payloads."""
+
+    def __init__(
+        self, codecs: Mapping[str, CodecModel], settings: Settings, metrics: Metrics, threads: int
+    ) -> None:
+        self._codecs = codecs
+        self._ids = {codec.prefix: name for name, codec in codecs.items()}
+        largest = max((math.prod(codec.config.shape) for codec in codecs.values()), default=1)
+        self._batcher = Batcher(
+            CodingEngine(codecs, threads),
+            metrics.of_queue("codec"),
+            max_batch=min(settings.max_batch, max(1, threads * CHUNK_LEVELS // largest)),
+            max_queued_images=settings.max_queued_images,
+            max_queued_bytes=settings.max_queued_bytes,
+        )
+        self._workers = Workers(threads, settings.max_queued_bytes, metrics)
+
+    async def start(self) -> None:
+        """Start the batcher."""
+        await self._batcher.start()
+
+    async def close(self, timeout_seconds: float) -> bool:
+        """Code what is queued, then stop; return whether that ended in time."""
+        return await self._batcher.close(timeout_seconds) and not self._workers.is_running
+
+    @property
+    def is_running(self) -> bool:
+        """Whether anything is still coded."""
+        return self._batcher.is_running or self._workers.is_running
+
+    def find(self, prefix: bytes) -> CodecModel | None:
+        """Return the loaded codec that a payload names."""
+        return self._codecs[self._ids[prefix]] if prefix in self._ids else None
+
+    def id_of(self, model: CodecModel | None) -> str | None:
+        """Return the id of a codec's bundle."""
+        return None if model is None else self._ids[model.prefix]
+
+    @property
+    def loaded(self) -> str:
+        """Every codec's id and the digest that payloads name it by."""
+        return ", ".join(f"{id} ({codec.prefix.hex()})" for id, codec in self._codecs.items()) or "none"
+
+    async def compress(self, images: Images, id: str, deadline: float) -> Coded:
+        """Return the payload of images (N,C,H,W), made with a bundle's codec where they have its shape.
+
+        Raises PayloadError for images that no payload can hold, Problem as the batcher does.
+        """
+        model = model_for(images.shape[1:], self._codecs.get(id))
+        if model is None:
+            done = await self._workers.run(partial(compress, images, None), images.nbytes, deadline)
+            return Coded(done.found, None, done.queue_seconds, done.compute_seconds)
+        parts = divided(images)
+        answer = await self._batcher.submit(ModelTask(id, Operation.COMPRESS), chunk_rows(parts), deadline)
+        payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model), images.nbytes)
+        return Coded(
+            payload, id if is_learned(payload) else None, answer.queue_seconds, answer.compute_seconds
+        )
+
+    async def decompress(self, header: Header, index: int | None, deadline: float) -> Decoded:
+        """Return a payload's images (N,C,H,W), or the one at `index`.
+
+        Raises PayloadError for an index outside and for damaged streams, Problem as the batcher does.
+        """
+        size_bytes = bytes_of(header, index)
+        if header.model is None:
+            whole = partial(decompress, header)
+            function = whole if index is None else partial(decompress_one, header, index)
+            done = await self._workers.run(function, size_bytes, deadline)
+            return Decoded(done.found, None, done.queue_seconds, done.compute_seconds)
+        chunks, place = header.chunks, slice(None)
+        if index is not None:
+            chunk, first = chunk_of(header, index)
+            chunks, place = (chunk,), slice(first, first + 1)
+        id = self._ids[header.model.prefix]
+        task = ModelTask(id, Operation.DECOMPRESS)
+        answer = await self._batcher.submit(task, chunk_rows(chunks), deadline)
+        images = await _soon(partial(joined, list(answer.arrays[0])), size_bytes)
+        return Decoded(images[place], id, answer.queue_seconds, answer.compute_seconds)
+
+
+def bytes_of(header: Header, index: int | None) -> int:
+    """Return the bytes of a payload's images, decoded, or of the chunk of one of them."""
+    chunks = header.chunks if index is None else [chunk_of(header, index)[0]]
+    return sum(chunk.nbytes for chunk in chunks)
+
+
+async def _soon(function: Callable[[], T], size_bytes: int) -> T:
+    return function() if size_bytes <= QUICK_BYTES else await asyncio.to_thread(function)

@@ -1,0 +1,55 @@
+"""The codecs on the CPU: what a second batcher drives, with a chunk of images a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.batcher import Arrays, Pending
+from app.operations import ModelTask, Operation
+from app.rows import chunk_rows
+from codec.model import CodecModel
+from codec.payload import decoded, encoded
+from codec.workers import workers
+
+
+@dataclass(frozen=True)
+class Running:
+    """Pieces of a batch, each in a thread."""
+
+    pieces: tuple[Future[list[object]], ...]
+
+    def result(self) -> Arrays:
+        """Wait for the pieces and return an object for each row."""
+        return (chunk_rows([found for piece in self.pieces for found in piece.result()]),)
+
+
+class CodingEngine:
+    """Codes batches of chunks, in a thread each piece of a batch."""
+
+    depth = 1
+
+    def __init__(self, codecs: Mapping[str, CodecModel], threads: int) -> None:
+        self._codecs, self._threads, self._workers = codecs, threads, workers(threads)
+
+    def warm_up(self) -> None:
+        """Do nothing: whoever loaded the codecs has coded their golden images."""
+
+    def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
+        """Start coding the chunks of `parts`."""
+        chunks = np.concatenate(parts)
+        pieces = np.array_split(chunks, min(self._threads, len(chunks)))
+        return Running(tuple(self._workers.submit(self._coded, task, list(piece)) for piece in pieces))
+
+    def is_lost(self) -> bool:
+        """Return False: a CPU fails a batch, never for good."""
+        return False
+
+    def _coded(self, task: ModelTask, chunks: list[Any]) -> list[object]:
+        if task.operation is Operation.COMPRESS:  # images (N,C,H,W) → Stream
+            return list(encoded(chunks, self._codecs[task.model]))
+        return list(decoded(chunks))  # Chunk → images (N,C,H,W), or PayloadError

@@ -1,0 +1,152 @@
+"""POST /compress, /decompress: images to a payload and back, pixel for pixel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+
+from app import openapi
+from app.coder import Coder, bytes_of
+from app.errors import Kind, Problem
+from app.negotiation import (
+    COMPRESSED_FORMATS,
+    IMAGE_FORMATS,
+    Limits,
+    as_one_array,
+    compressed_answer,
+    parse_images,
+    parse_payload,
+)
+from app.routes.common import (
+    FormatParameter,
+    ModelParameter,
+    StrictRoute,
+    answer_images,
+    check_sheet,
+    format_of,
+    read,
+    service_of,
+    timed,
+)
+from codec.archive import is_archive, opened
+from codec.payload import Header, PayloadError, UnknownModelError, parsed
+
+router = APIRouter(route_class=StrictRoute)
+IndexParameter = Annotated[
+    int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
+]
+
+
+@router.post("/compress", **openapi.COMPRESS)
+async def compress(
+    request: Request, model: ModelParameter = None, format: FormatParameter = None
+) -> Response:
+    """Compress images of one shape into a payload, without loss: what comes back equals what went in.
+
+    Images of the model's shape are coded with it, others as lossless WebP; nothing is resized or converted.
+    """
+    service = service_of(request)
+    bundle = service.bundle(model)
+    chosen = format_of(request, format, COMPRESSED_FORMATS)
+
+    def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
+        return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
+
+    images, deadline = await read(request, parse)
+    coding = service.coder.compress(images.transpose(0, 3, 1, 2), bundle.id, deadline)
+    try:
+        coded = await service.unless_departed(request, coding)
+    except PayloadError as error:  # no payload holds images of such sides
+        raise Problem(Kind.INVALID, str(error), value=list(images.shape)) from error
+    return timed(compressed_answer(coded.model, coded.payload, images.size, chosen), coded)
+
+
+@router.post("/decompress", **openapi.DECOMPRESS)
+async def decompress(
+    request: Request,
+    index: IndexParameter = None,
+    model: ModelParameter = None,
+    format: FormatParameter = None,
+) -> Response:
+    """Return the images of a payload, or the one at `index`, which is decoded with the few around it alone.
+
+    The payload names its model; `model` refuses those of any other. Of an archive, as `python -m codec`
+    writes it, `index` counts through its payloads.
+    """
+    service = service_of(request)
+    expected = None if model is None else service.bundle(model).id
+    chosen = format_of(request, format, IMAGE_FORMATS)
+
+    def parse(body: bytes, content_type: str | None, limits: Limits) -> tuple[Header, int | None]:
+        header, place = _opened(service.coder, parse_payload(body, content_type), index)
+        _check_model(service.coder, header, expected)
+        _check_size(header, place, limits)
+        return header, place
+
+    (header, place), deadline = await read(request, parse)
+    check_sheet(header.count if place is None else 1, chosen)
+    try:
+        decoded = await service.unless_departed(request, service.coder.decompress(header, place, deadline))
+    except PayloadError as error:
+        raise Problem(Kind.MALFORMED, f"the payload: {error}") from error
+    images = np.ascontiguousarray(decoded.images.transpose(0, 2, 3, 1))
+    return timed(await answer_images(decoded.model, images, chosen), decoded)
+
+
+def _opened(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int | None]:
+    """Return the header of a payload, or of the one in an archive that `index` is in, and the place there."""
+    try:
+        if is_archive(data):
+            return _opened_archive(coder, data, index)
+        header = parsed(data, coder.find)
+    except UnknownModelError as error:
+        loaded = coder.loaded
+        raise Problem(
+            Kind.OTHER_MODEL, f"the payload was {error}; loaded are {loaded}", limit=loaded
+        ) from error
+    except PayloadError as error:
+        raise Problem(Kind.MALFORMED, f"the payload: {error}") from error
+    if index is not None and index >= header.count:
+        raise _outside(index, header.count)
+    return header, index
+
+
+def _opened_archive(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int | None]:
+    archive = opened(data)
+    if index is not None:
+        place = index
+        for names, payload in zip(archive.names, archive.payloads, strict=True):
+            if place < len(names):
+                return parsed(payload, coder.find), place
+            place -= len(names)
+        raise _outside(index, index - place)
+    if len(archive.payloads) != 1:
+        detail = f"an archive of {len(archive.payloads)} payloads; without index, one is read at a time"
+        raise Problem(Kind.INVALID, detail, value=len(archive.payloads), limit=1)
+    return parsed(archive.payloads[0], coder.find), None
+
+
+def _outside(index: int, count: int) -> Problem:
+    return Problem(
+        Kind.INVALID, f"index is {index}; the payload has {count} images", value=index, limit=count
+    )
+
+
+def _check_model(coder: Coder, header: Header, expected: str | None) -> None:
+    actual = coder.id_of(header.model)
+    if expected is not None and actual is not None and actual != expected:
+        detail = f"the payload is of model {actual}, not of {expected}"
+        raise Problem(Kind.OTHER_MODEL, detail, value=actual, limit=expected)
+
+
+def _check_size(header: Header, index: int | None, limits: Limits) -> None:
+    """Raise Problem before anything of a declared size is allocated."""
+    if index is None and header.count > limits.images:
+        detail = f"{header.count} images; the limit is {limits.images} a request, or one with index"
+        raise Problem(Kind.TOO_LARGE, detail, value=header.count, limit=limits.images)
+    size = bytes_of(header, index)
+    if size > limits.decoded_bytes:
+        detail = f"the images decode to {size} bytes; the limit is {limits.decoded_bytes}"
+        raise Problem(Kind.TOO_LARGE, detail, value=size, limit=limits.decoded_bytes)

@@ -1,0 +1,80 @@
+"""Threads for work that no batch would make faster."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.errors import Kind, Problem
+from app.metrics import Metrics
+from codec.workers import workers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """What a function returned, and where its time went."""
+
+    found: T
+    queue_seconds: float
+    compute_seconds: float
+
+
+class Workers:
+    """Runs functions in threads, as long as what they all hold is bounded."""
+
+    def __init__(self, threads: int, max_bytes: int, metrics: Metrics) -> None:
+        self._executor = workers(threads)
+        self._max_bytes, self._metrics = max_bytes, metrics
+        self._lock = threading.Lock()
+        self._held_bytes = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a function runs or waits, be it that nobody waits for it any more."""
+        return self._held_bytes > 0
+
+    async def run(self, function: Callable[[], T], size_bytes: int, deadline: float) -> Done[T]:
+        """Run a function that holds `size_bytes` until it ends.
+
+        Raises Problem: overloaded where all would hold too much, though one alone always may; deadline where
+        `deadline` (time.monotonic) passes first. A function that has begun then runs to its end all the same.
+        """
+        created = time.monotonic()
+
+        def timed() -> Done[T]:
+            started = time.monotonic()
+            found = function()
+            return Done(found, started - created, time.monotonic() - started)
+
+        self._admit(size_bytes)
+        future = self._executor.submit(timed)
+        future.add_done_callback(lambda _: self._hold(-size_bytes))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - created)):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            self._metrics.dropped.labels("deadline").inc()
+            waited = time.monotonic() - created
+            detail = f"no answer within {waited:.3g} seconds; the request waited for a thread or in one"
+            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
+        except asyncio.CancelledError:
+            self._metrics.dropped.labels("disconnected").inc()
+            raise
+
+    def _admit(self, size_bytes: int) -> None:
+        wanted = self._held_bytes + size_bytes
+        if self._held_bytes and wanted > self._max_bytes:
+            self._metrics.dropped.labels("overloaded").inc()
+            detail = f"{wanted} bytes of images would be held; the limit is {self._max_bytes}"
+            raise Problem(Kind.OVERLOADED, detail, value=wanted, limit=self._max_bytes)
+        self._hold(size_bytes)
+
+    def _hold(self, size_bytes: int) -> None:
+        with self._lock:
+            self._held_bytes += size_bytes

@@ -1,0 +1,347 @@
+"""/compress and /decompress over HTTP: the library's payloads, in every format, and what they refuse."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from app import service
+from app.coding import CodingEngine
+from app.operations import ModelTask, Operation
+from app.rows import chunk_rows
+from app.server import Server
+from app.service import load_bundles
+from app.settings import Settings
+from codec.archive import pack
+from codec.model import FILE, CodecError, CodecModel, Golden, dumped
+from codec.payload import compress, divided, encoded, images_a_chunk, parsed
+from models.bundle import change_bundle
+from models.images import decode_image, encode_png
+from tests.app.conftest import Running, running
+from tests.app.test_routes import FORMATS, JSON, NPY, SAFETENSORS, base64_json, decoded, npy, problem
+from tests.codecs import pictures
+
+PAYLOAD = "application/vnd.vaeserve.payload"
+GREY = (1, 8, 8)
+
+
+def in_place(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def compressed(client: httpx.Client, images: np.ndarray, **query: str) -> httpx.Response:
+    """Compress images (N, C, H, W)."""
+    params = {"format": "payload", **query}
+    headers = {"Content-Type": NPY}
+    return client.post("/compress", params=params, content=npy(in_place(images)), headers=headers)
+
+
+def decompressed(client: httpx.Client, payload: bytes, **query: str | int) -> httpx.Response:
+    params = {"format": "npy", **query}
+    return client.post("/decompress", params=params, content=payload, headers={"Content-Type": PAYLOAD})
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 3, images_a_chunk(GREY) + 2])
+def test_a_payload_is_the_library_s(client: httpx.Client, codec: CodecModel, count: int) -> None:
+    images = pictures(GREY, count)
+    response = compressed(client, images)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == PAYLOAD
+    assert response.content == compress(images, codec)
+    np.testing.assert_array_equal(decoded(decompressed(client, response.content), "npy"), in_place(images))
+
+
+@pytest.mark.parametrize(
+    "images", [pictures(GREY, 5), noise(5, *GREY), noise(3, 3, 20, 30), noise(1, 1, 1, 1)]
+)
+@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt != "png"])
+def test_images_come_back_in_every_format(client: httpx.Client, images: np.ndarray, fmt: str) -> None:
+    response = decompressed(client, compressed(client, images).content, format=fmt)
+    assert response.status_code == 200
+    np.testing.assert_array_equal(decoded(response, fmt), in_place(images))
+
+
+@pytest.mark.parametrize("shape", [(4, 9, 7), (3, 9, 7), GREY])
+def test_a_png_comes_back_as_a_png(client: httpx.Client, shape: tuple[int, int, int]) -> None:
+    [image] = in_place(noise(1, *shape))
+    headers = {"Content-Type": "image/png", "Accept": PAYLOAD}
+    payload = client.post("/compress", content=encode_png(image), headers=headers).content
+    response = decompressed(client, payload, format="png")
+    np.testing.assert_array_equal(decode_image(response.content, 1 << 20, keep_alpha=True), image)
+
+
+@pytest.mark.parametrize("images", [pictures(GREY, 2), noise(2, 4, 8, 8)])
+def test_figures_are_in_the_headers_and_in_json(
+    client: httpx.Client, codec: CodecModel, images: np.ndarray
+) -> None:
+    response = compressed(client, images, format="json")
+    document = response.json()
+    payload = base64.b64decode(document["payload"])
+    is_learned = images.shape[1:] == GREY
+    assert document["model"] == ("grey" if is_learned else None)
+    assert payload == compress(images, codec)
+    bits = 8 * len(payload) / images.size
+    figures = {"original_bytes": images.size, "compressed_bytes": len(payload), "bits_per_dim": bits}
+    assert {name: document[name] for name in figures} == figures
+    for answer in (response, compressed(client, images)):
+        assert answer.headers["x-original-bytes"] == str(images.size)
+        assert answer.headers["x-compressed-bytes"] == str(len(payload))
+        assert answer.headers["x-bits-per-dim"] == f"{bits:.4f}"
+        assert "compute;dur=" in answer.headers["server-timing"]
+
+
+def test_images_go_in_as_json_and_payloads_too(client: httpx.Client) -> None:
+    images = in_place(pictures(GREY, 3))
+    headers = {"Content-Type": JSON}
+    document = client.post("/compress", content=base64_json(images), headers=headers).json()
+    body = orjson.dumps({"payload": document["payload"]})
+    response = client.post("/decompress", content=body, headers=headers)
+    assert response.json()["model"] == "grey"
+    np.testing.assert_array_equal(decoded(response, "json"), images)
+
+
+def test_one_image_is_read_out_of_a_payload(client: httpx.Client) -> None:
+    images = pictures(GREY, images_a_chunk(GREY) + 2)
+    payload = compressed(client, images).content
+    for index in (0, 5, len(images) - 1):
+        response = decompressed(client, payload, index=index)
+        np.testing.assert_array_equal(decoded(response, "npy"), in_place(images[index : index + 1]))
+    detail = f"index is {len(images)}; the payload has {len(images)} images"
+    problem(decompressed(client, payload, index=len(images)), 422, "invalid", detail)
+
+
+def test_one_image_is_read_out_of_a_payload_without_a_model(client: httpx.Client) -> None:
+    images = noise(3, 3, 5, 7)
+    response = decompressed(client, compressed(client, images).content, index=2)
+    np.testing.assert_array_equal(decoded(response, "npy"), in_place(images[2:]))
+
+
+def test_images_are_read_out_of_an_archive(client: httpx.Client, codec: CodecModel) -> None:
+    small, large = in_place(pictures(GREY, 3)), in_place(noise(2, 3, 5, 7))
+    archive = pack([*small, *large], list("abcde"), codec)
+    for index, image in enumerate([*small, *large]):
+        np.testing.assert_array_equal(decoded(decompressed(client, archive, index=index), "npy"), image[None])
+    problem(decompressed(client, archive, index=5), 422, "invalid", "index is 5; the payload has 5 images")
+    problem(decompressed(client, archive), 422, "invalid", "an archive of 2 payloads")
+    alone = pack(list(small), list("abc"), codec)
+    np.testing.assert_array_equal(decoded(decompressed(client, alone), "npy"), small)
+
+
+def test_the_command_line_reads_what_the_server_wrote(
+    client: httpx.Client, bundle_folder: Path, tmp_path: Path
+) -> None:
+    images = pictures(GREY, 4)
+    (tmp_path / "payload").write_bytes(compressed(client, images).content)
+    model = str(bundle_folder / "grey")
+    command = [sys.executable, "-m", "codec", "decompress", str(tmp_path / "payload"), "--model", model]
+    subprocess.run([*command, "--to", str(tmp_path / "out.npy")], check=True, cwd=Path.cwd())
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), images)
+
+
+def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: CodecModel) -> None:
+    engine = CodingEngine({"grey": codec}, threads=2)
+    jobs = [pictures(GREY, 1, seed=1), pictures(GREY, 7, seed=2), noise(2, *GREY), pictures(GREY, 1, seed=3)]
+    parts = [chunk_rows(divided(images)) for images in jobs]
+    [streams] = engine.launch(ModelTask("grey", Operation.COMPRESS), parts).result()
+    assert list(streams) == [encoded([images], codec)[0] for images in jobs]
+    assert [stream.classical for stream in streams] == [False, False, True, False]
+    payloads = [compress(images, codec) for images in jobs]
+    chunks = [chunk_rows(parsed(payload, lambda _: codec).chunks) for payload in payloads]
+    [found] = engine.launch(ModelTask("grey", Operation.DECOMPRESS), chunks).result()
+    for images, expected in zip(found, jobs, strict=True):
+        np.testing.assert_array_equal(images, expected)
+    assert not engine.is_lost()
+
+
+def test_a_damaged_payload_spoils_no_other_of_its_batch(client: httpx.Client, codec: CodecModel) -> None:
+    images = [pictures(GREY, 1, seed=seed) for seed in range(8)]
+    payloads = [compress(image, codec) for image in images]
+    for damaged in (1, 4, 5):
+        payloads[damaged] = payloads[damaged][:-1] + bytes([payloads[damaged][-1] ^ 1])
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda payload: decompressed(client, payload), payloads))
+    for number, (image, response) in enumerate(zip(images, responses, strict=True)):
+        if number in (1, 4, 5):
+            problem(response, 400, "malformed", "the payload: images 0 … 0: ")
+        else:
+            np.testing.assert_array_equal(decoded(response, "npy"), in_place(image))
+
+
+def test_what_is_coded_is_counted(bundle_folder: Path) -> None:
+    with running(bundle_folder) as server:
+        payload = compressed(server.client, pictures(GREY, 1100)).content
+        decompressed(server.client, payload)
+        value = server.service.metrics.registry.get_sample_value
+        for operation in ("compress", "decompress"):
+            assert value("vae_images_total", {"model": "grey", "operation": operation}) == 1100
+        assert value("vae_batch_images_sum", {"queue": "codec"}) == 2200
+
+
+# Errors
+
+
+def test_every_truncation_and_flipped_bit_is_refused(client: httpx.Client, codec: CodecModel) -> None:
+    payload = compress(pictures(GREY, 1), codec)
+    for size in range(len(payload)):
+        response = decompressed(client, payload[:size])
+        assert response.status_code in (400, 409), size
+    for bit in range(8 * len(payload)):
+        damaged = bytearray(payload)
+        damaged[bit // 8] ^= 1 << bit % 8
+        response = decompressed(client, bytes(damaged))
+        assert response.status_code in (400, 409, 413), bit
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("payload", "status", "slug", "detail"),
+    [
+        (b"", 400, "malformed", "the body is empty"),
+        (b"\x89PNG", 400, "malformed", "the payload: not a payload: it does not begin with 56 c6"),
+        (b"V\xc6\x21", 400, "malformed", "the payload: version 2 is not known here, only version 1"),
+        (b"V\xc6\x1e", 400, "malformed", "the payload: kind 14 is not known here"),
+        (b"V\xc6\x1f\x01", 400, "malformed", "the payload: ends after 4 bytes"),
+        (
+            b"V\xc6\x11abcd\x01",
+            409,
+            "other-model",
+            "the payload was made with model 61626364, which is not at hand; loaded are grey (",
+        ),
+        (
+            b"V\xc6\x10\x01\x80\x40\x80\x40\x01abcd",
+            413,
+            "too-large",
+            "the images decode to 67108864 bytes; the limit is 33554432",
+        ),
+        (b"V\xc6\x10\x01\x01\x01\x81\x20abcd", 413, "too-large", "4097 images; the limit is 4096 a request"),
+    ],
+)
+def test_what_is_wrong_with_a_payload_is_said(
+    bundle_folder: Path, payload: bytes, status: int, slug: str, detail: str
+) -> None:
+    with running(bundle_folder, max_pixels=1 << 20) as server:
+        problem(decompressed(server.client, payload), status, slug, detail)
+
+
+def test_a_payload_of_another_model_is_refused(
+    bundle_folder: Path, other_folder: Path, other_codec: CodecModel
+) -> None:
+    payload = compress(pictures(other_codec.config.shape, 1), other_codec)
+    models = (str(bundle_folder / "grey"), str(other_folder))
+    with running(bundle_folder) as server:
+        problem(decompressed(server.client, payload), 409, "other-model", "which is not at hand")
+    with running(bundle_folder, models=models) as server:
+        assert decompressed(server.client, payload).status_code == 200
+        assert decompressed(server.client, payload, model="other").status_code == 200
+        detail = "the payload is of model other, not of grey"
+        problem(decompressed(server.client, payload, model="grey"), 409, "other-model", detail)
+        problem(decompressed(server.client, payload, model="nope"), 404, "unknown-model")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "slug", "detail"),
+    [
+        (b"[]", 422, "invalid", 'the body is not of the form {"payload": "…"}'),
+        (b'{"payload": 1}', 422, "invalid", "payload is 1; expected a payload in base64"),
+        (b'{"payload": "&"}', 422, "invalid", "payload is not base64"),
+        (b"{", 400, "malformed", "the body is not JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_payload_in_json_is_said(
+    client: httpx.Client, body: bytes, status: int, slug: str, detail: str
+) -> None:
+    response = client.post("/decompress", content=body, headers={"Content-Type": JSON})
+    problem(response, status, slug, detail)
+
+
+def test_bodies_of_other_types_are_refused(client: httpx.Client) -> None:
+    response = client.post("/decompress", content=b"x", headers={"Content-Type": NPY})
+    problem(response, 415, "unsupported-media-type", f"supported are {PAYLOAD}, {JSON}")
+    response = client.post("/compress", content=b"x", headers={"Content-Type": PAYLOAD})
+    problem(response, 415, "unsupported-media-type", SAFETENSORS)
+
+
+def test_images_of_several_shapes_are_refused(client: httpx.Client) -> None:
+    encoded = [base64.b64encode(encode_png(image)).decode() for image in (noise(8, 8, 1), noise(8, 8, 3))]
+    response = client.post("/compress", json={"images": encoded})
+    problem(response, 422, "invalid", "images[0] is 8×8×1 and images[1] is 8×8×3", "images of one shape")
+
+
+def test_a_side_that_is_too_long_is_refused(client: httpx.Client) -> None:
+    response = compressed(client, np.zeros((1, 1, 1, 8193), np.uint8))
+    problem(response, 422, "invalid", "shape 1×1×8193 is outside 1, 3 or 4 channels, sides of 1 … 8192")
+
+
+def test_alpha_is_for_payloads_alone(client: httpx.Client) -> None:
+    images = npy(in_place(noise(1, 4, 8, 8)))
+    problem(client.post("/encode", content=images, headers={"Content-Type": NPY}), 422, "invalid")
+    problem(compressed(client, noise(1, 2, 8, 8)), 422, "invalid", "(N, H, W, 4)")
+
+
+def test_a_sheet_of_too_many_images_is_refused(client: httpx.Client) -> None:
+    payload = compressed(client, pictures(GREY, 1025)).content
+    detail = "1025 images as png; a contact sheet shows at most 1024"
+    problem(decompressed(client, payload, format="png"), 422, "invalid", detail)
+    assert decompressed(client, payload, format="png", index=3).status_code == 200
+
+
+def test_other_formats_are_refused(client: httpx.Client) -> None:
+    problem(compressed(client, pictures(GREY, 1), format="png"), 422, "invalid", "json, payload")
+    problem(compressed(client, pictures(GREY, 1), model="nope"), 404, "unknown-model")
+    headers = {"Content-Type": "image/png", "Accept": PAYLOAD}
+    response = client.post("/encode", content=encode_png(noise(8, 8, 1)), headers=headers)
+    problem(response, 406, "not-acceptable")
+
+
+def test_a_bundle_without_a_codec_compresses_classically(live: Running) -> None:
+    images = pictures((3, 16, 12), 2)
+    response = compressed(live.client, images, model="colour")
+    assert response.content == compress(images, None)
+    assert compressed(live.client, images, model="colour", format="json").json()["model"] is None
+
+
+def test_a_codec_that_this_machine_runs_otherwise_stops_the_start(
+    bundle_folder: Path, tmp_path: Path, codec: CodecModel
+) -> None:
+    shutil.copytree(bundle_folder / "grey", tmp_path / "grey")
+    other = replace(codec, golden=Golden(codec.golden.levels ^ 1, codec.golden.stream))
+    change_bundle(tmp_path / "grey", {FILE: dumped(other)})
+    server = Server(Settings(models=(str(tmp_path / "grey"),), port=0, device="cpu", log_level="error"))
+    server.run()
+    fault = server.app.state.service.load_fault
+    assert isinstance(fault, CodecError)
+    assert fault.faults == [
+        "the golden images make another stream here",
+        "the golden stream makes other images here",
+    ]
+    assert server.exit_status() == 1
+
+
+def test_payloads_are_not_read_while_models_load(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+    monkeypatch.setattr(service, "load_bundles", lambda names: may_load.wait(30) and load_bundles(names))
+    server = Running(Settings(models=(str(bundle_folder / "grey"),), port=0, log_level="error", threads=1))
+    try:
+        problem(decompressed(server.client, b"V\xc6"), 503, "not-ready", "the service is loading")
+        may_load.set()
+        server.wait_until_ready()
+    finally:
+        may_load.set()
+        server.stop()

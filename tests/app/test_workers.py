@@ -1,0 +1,104 @@
+"""Threads with a bound on what they hold."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.errors import Kind, Problem
+from app.metrics import Metrics
+from app.workers import Workers
+
+pytestmark = pytest.mark.anyio
+SOON = 30.0
+
+
+class Pool:
+    """Workers of one thread, and a function that ends when told."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.workers = Workers(1, 100, self.metrics)
+        self.entered, self.may_end = threading.Event(), threading.Event()
+
+    def wait(self) -> str:
+        self.entered.set()
+        assert self.may_end.wait(SOON)
+        return "waited"
+
+    def dropped(self, cause: str) -> float | None:
+        return self.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": cause})
+
+    async def begin(self, size_bytes: int = 60) -> "asyncio.Task[object]":
+        task = asyncio.ensure_future(self.workers.run(self.wait, size_bytes, time.monotonic() + SOON))
+        await asyncio.to_thread(self.entered.wait)
+        return task
+
+    async def until_idle(self) -> None:
+        while self.workers.is_running:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    pool = Pool()
+    yield pool
+    pool.may_end.set()
+    await pool.until_idle()
+
+
+async def test_a_function_s_result_comes_with_its_times(pool: Pool) -> None:
+    done = await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
+    assert done.found == 7
+    assert done.queue_seconds >= 0
+    assert done.compute_seconds > 0
+    await pool.until_idle()
+
+
+async def test_an_error_is_the_caller_s(pool: Pool) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await pool.workers.run(lambda: 1 // 0, 1, time.monotonic() + SOON)
+    await pool.until_idle()
+
+
+async def test_what_is_held_together_is_bounded(pool: Pool) -> None:
+    first = await pool.begin()
+    with pytest.raises(Problem, match="101 bytes of images would be held; the limit is 100") as caught:
+        await pool.workers.run(lambda: 7, 41, time.monotonic() + SOON)
+    assert caught.value.kind is Kind.OVERLOADED
+    assert pool.dropped("overloaded") == 1
+    second = asyncio.ensure_future(pool.workers.run(lambda: 7, 40, time.monotonic() + SOON))
+    await asyncio.sleep(0)
+    pool.may_end.set()
+    await asyncio.gather(first, second)
+
+
+async def test_one_alone_may_hold_any(pool: Pool) -> None:
+    await pool.workers.run(lambda: 7, 1000, time.monotonic() + SOON)
+
+
+async def test_a_passed_deadline_is_a_problem_while_the_function_goes_on(pool: Pool) -> None:
+    with pytest.raises(Problem, match="no answer within") as caught:
+        await pool.workers.run(pool.wait, 60, time.monotonic() + 0.01)
+    assert caught.value.kind is Kind.DEADLINE
+    assert pool.dropped("deadline") == 1
+    assert pool.workers.is_running  # or it has not begun, and never will
+    pool.may_end.set()
+    await pool.until_idle()
+
+
+async def test_what_nobody_waits_for_any_more_is_not_begun(pool: Pool) -> None:
+    first = await pool.begin()
+    begun = threading.Event()
+    second = asyncio.ensure_future(pool.workers.run(begun.set, 1, time.monotonic() + SOON))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert pool.dropped("disconnected") == 1
+    pool.may_end.set()
+    await first
+    await pool.until_idle()
+    assert not begun.is_set()
