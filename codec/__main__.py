@@ -66,15 +66,32 @@ def _decompress(options: argparse.Namespace, each: Each) -> None:
             [archive.unpack_one(opened, find, options.index)] if one else archive.unpack(opened, find, each)
         )
         for name, picture in found:
-            path = options.to / _written_as(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:  # nothing is overwritten
-                file.write(encode_png(picture))
+            _write_new(options.to / _written_as(name), picture)
         return
     header = parsed(data, find)
     images = decompress(header, each) if options.index is None else decompress_one(header, options.index)
-    with options.to.open("wb") as file:
-        np.save(file, images, allow_pickle=False)
+    _write_images(options.to, images)
+
+
+def _write_images(path: Path, images: np.ndarray) -> None:
+    """Write images (N,C,H,W) as one array, one PNG file, or a folder of numbered PNG files."""
+    pictures = images.transpose(0, 2, 3, 1)
+    if path.suffix == ".npy":
+        with path.open("wb") as file:
+            np.save(file, images, allow_pickle=False)
+    elif path.suffix == ".png":
+        if len(images) != 1:
+            raise PayloadError(f"{len(images)} images; {path} can be one, or name a folder or a .npy file")
+        path.write_bytes(encode_png(pictures[0]))
+    else:
+        for number, picture in enumerate(pictures):
+            _write_new(path / f"{number:06d}.png", picture)
+
+
+def _write_new(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:  # nothing is overwritten
+        file.write(encode_png(picture))
 
 
 def _info(options: argparse.Namespace, each: Each) -> None:
@@ -203,7 +220,12 @@ def command_line() -> argparse.ArgumentParser:
             "--model", default="", help="look for this bundle's codec instead of the shipped ones'"
         )
     unpack = commands.choices["decompress"]
-    unpack.add_argument("--to", type=Path, required=True, help="folder of an archive's images; or .npy file")
+    unpack.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        help="a folder; of a payload also a .npy file, or a .png file for one image",
+    )
     unpack.add_argument("--index", type=int, help="number of the one image to write, from 0")
     return parser
 

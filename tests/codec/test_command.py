@@ -52,6 +52,18 @@ def test_a_folder_comes_back_pixel_by_pixel(capsys: pytest.CaptureFixture[str]) 
     np.testing.assert_array_equal(Image.open("out/b/alpha.webp.png"), Image.open(folder / "b/alpha.webp"))
 
 
+def test_a_payload_becomes_png_files(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:
+    images = pictures(SHAPES["grey"], 3)
+    Path("payload").write_bytes(compress(images, grey))
+    assert command.main(["decompress", "payload", "--to", "out"]) == 0
+    for number, [image] in enumerate(images):
+        np.testing.assert_array_equal(Image.open(f"out/{number:06d}.png"), image)
+    assert command.main(["decompress", "payload", "--to", "one.png", "--index", "1"]) == 0
+    np.testing.assert_array_equal(Image.open("one.png"), images[1, 0])
+    assert "3 images; one.png can be one" in fails(capsys, "decompress", "payload", "--to", "one.png")
+    assert "File exists" in fails(capsys, "decompress", "payload", "--to", "out")
+
+
 def test_an_array_comes_back_with_one_image_on_request(grey: CodecModel) -> None:
     images = pictures(SHAPES["grey"], 9)
     np.save("in.npy", images)
