@@ -36,7 +36,7 @@ def encode_chunks(model: CodecModel, chunks: Sequence[Levels]) -> list[bytes]:
 def _stream(model: CodecModel, levels: Levels, k: Latents, features: Features) -> bytes:
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
     of_latents = slots_of_latents(k, model.latents)
-    of_levels = slots_of_levels(in_place, features, model.context, model.tables)
+    of_levels = slots_of_levels(in_place, features, model.context, model.tables, model.each)
     starts, frequencies = (np.concatenate(parts) for parts in zip(of_latents, of_levels, strict=True))
     return rans.encode(starts, frequencies)
 
@@ -75,7 +75,7 @@ def _latents(model: CodecModel, stream: bytes, images: int) -> _Start | StreamEr
 def _levels(model: CodecModel, start: _Start, features: Features) -> Levels | StreamError:
     channels = model.config.shape[0]
     levels, state, count = decode_levels(
-        start.state, start.words, start.left, features, channels, model.context, model.tables
+        start.state, start.words, start.left, features, channels, model.context, model.tables, model.each
     )
     if state or count:
         return StreamError("the stream does not end with the last pixel")

@@ -15,12 +15,18 @@ Images = UInt8[np.ndarray, "image channel height width"]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by channels
 MAX_SIDE = 8192
 MAX_SHEET_SIDE = 16383  # WebP's
+# Pillow's method and quality. On large images the slow ones would save a percent in four times the time.
+_QUICK, _LARGE, _SMALL = (0, 0), (1, 0), (4, 75)
+_LARGE_LEVELS = 1 << 20
 _VP8L_SIGNATURE = 0x2F
 _RIFF_BYTES = 20  # of a file's header: RIFF, size, WEBP, VP8L, size
 
 
-def encode_classical(images: Images, effort: int = 4) -> bytes:
-    """Return images one below the other as a VP8L stream, or their bytes in place (N,H,W,C) if not longer."""
+def encode_classical(images: Images, quick: bool = False) -> bytes:
+    """Return images one below the other as a VP8L stream, or their bytes in place (N,H,W,C) if not longer.
+
+    `quick` takes a tenth of the time, and a third more bytes or so.
+    """
     count, channels, height, width = images.shape
     raw = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     if raw.size <= 64:
@@ -28,7 +34,8 @@ def encode_classical(images: Images, effort: int = 4) -> bytes:
     sheet = raw.reshape(count * height, width, channels)
     image = Image.fromarray(sheet[..., 0] if channels == 1 else sheet, MODES[channels])
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=True, exact=True, method=effort, quality=75 if effort else 0)
+    method, quality = _QUICK if quick else _LARGE if raw.size > _LARGE_LEVELS else _SMALL
+    image.save(buffer, "WEBP", lossless=True, exact=True, method=method, quality=quality)
     file = buffer.getvalue()
     size = int.from_bytes(file[16:20], "little")  # of the chunk, which may be padded
     if file[12:16] != b"VP8L" or size >= raw.size:

@@ -23,6 +23,7 @@ from codec.mixture import (
     LOCATION_STEPS,
     LOGITS,
     SCALES,
+    Each,
     MixtureTables,
     cumulative,
     find_level,
@@ -117,11 +118,13 @@ def _set_mixtures(
     seen: np.ndarray,
     net: ContextNetwork,
     tables: MixtureTables,
+    each: Each,
     totals: np.ndarray,
     hidden: np.ndarray,
     mixtures: np.ndarray,
+    best: np.ndarray,
 ) -> None:
-    """Fill each lane's mixture (3, K) with weights, locations, steepnesses of a channel's level.
+    """Fill each lane's mixture (3, K) with weights, locations, steepnesses of a channel's level, and `best`.
 
     `levels` (lanes, C) are read before the channel only; `seen` are the sums of what the lanes see.
     """
@@ -143,7 +146,7 @@ def _set_mixtures(
             for o in range(width):
                 total = totals[n, o] + net.middle_bias[channel, layer, o]
                 hidden[n, o] = _hidden_unit(total, net.middle_shift[channel, layer, o])
-    components = mixtures.shape[2]
+    components = len(each)
     for o in range(3 * components):
         for n in range(lanes):
             total = np.int32(0)
@@ -157,7 +160,7 @@ def _set_mixtures(
             mixtures[n, 1, k] = min(max(location, -MARGIN), (LEVELS - 1) * LOCATION_STEPS + MARGIN)
             scale = min(max(totals[n, 2 * components + k], 0), SCALES - 1)
             mixtures[n, 2, k] = tables.steepnesses[scale]
-        set_weights(mixtures, n, tables.exponentials)
+        best[n] = set_weights(mixtures, n, each, tables.exponentials)
 
 
 @njit(cache=True, nogil=True)
@@ -177,7 +180,7 @@ def _flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def slots_of_levels(
-    levels: np.ndarray, features: np.ndarray, net: ContextNetwork, tables: MixtureTables
+    levels: np.ndarray, features: np.ndarray, net: ContextNetwork, tables: MixtureTables, each: Each
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding."""
     images, height, width, channels = levels.shape
@@ -188,7 +191,7 @@ def slots_of_levels(
     size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
     seen, hidden = np.empty((width, size), np.int32), np.empty((width, size), np.int16)
     totals = np.empty((width, max(size, parameters)), np.int32)
-    mixtures = np.empty((width, 3, parameters // 3), np.int64)
+    mixtures, best = np.empty((width, 3, len(each)), np.int64), np.empty(width, np.int64)
     starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
     padded = np.zeros((height + margin, width + 2 * margin, channels), np.int16)
     flat = padded.ravel()
@@ -205,14 +208,14 @@ def slots_of_levels(
                 _see(flat, place, offsets, features[n, y, x], x, inputs)
             _set_seen(width, inputs, net, seen)
             for c in range(channels):
-                _set_mixtures(width, c, levels[n, y], seen, net, tables, totals, hidden, mixtures)
+                _set_mixtures(width, c, levels[n, y], seen, net, tables, each, totals, hidden, mixtures, best)
                 for x in range(width):
                     pixel = first * height * width + (y * width + x) * lanes
                     place = pixel * channels + c * lanes + n - first
                     level = levels[n, y, x, c]
-                    start = cumulative(level, mixtures, x, tables.logistic)
+                    start = cumulative(level, mixtures, x, each, tables.logistic)
                     starts[place] = start
-                    end = cumulative(level + 1, mixtures, x, tables.logistic)
+                    end = cumulative(level + 1, mixtures, x, each, tables.logistic)
                     frequencies[place] = end - start
     return starts, frequencies
 
@@ -226,6 +229,7 @@ def decode_levels(
     channels: int,
     net: ContextNetwork,
     tables: MixtureTables,
+    each: Each,
 ) -> tuple[np.ndarray, int, int]:
     """Return the levels (N,H,W,C) that a stream goes on with, and the state and words after them."""
     images, height, width, _ = features.shape
@@ -236,7 +240,7 @@ def decode_levels(
     size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
     seen, hidden = np.empty((LANES, size), np.int32), np.empty((LANES, size), np.int16)
     totals = np.empty((LANES, max(size, parameters)), np.int32)
-    mixtures = np.empty((LANES, 3, parameters // 3), np.int64)
+    mixtures, best = np.empty((LANES, 3, len(each)), np.int64), np.empty(LANES, np.int64)
     pixels = np.zeros((LANES, channels), np.uint8)
     levels = np.empty((images, height, width, channels), np.uint8)
     for first in range(0, images, LANES):
@@ -250,9 +254,10 @@ def decode_levels(
                     _see(flat, base, offsets, features[first + n, y, x], n, inputs)
                 _set_seen(lanes, inputs, net, seen)
                 for c in range(channels):
-                    _set_mixtures(lanes, c, pixels, seen, net, tables, totals, hidden, mixtures)
+                    _set_mixtures(lanes, c, pixels, seen, net, tables, each, totals, hidden, mixtures, best)
                     for n in range(lanes):
-                        level, start, end = find_level(state & (TOTAL - 1), mixtures, n, tables.logistic)
+                        slot = state & (TOTAL - 1)
+                        level, start, end = find_level(slot, mixtures, n, best[n], each, tables.logistic)
                         state, count = pop(state, start, end - start, words, count)
                         pixels[n, c] = level
                         levels[first + n, y, x, c] = level

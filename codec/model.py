@@ -19,7 +19,7 @@ from safetensors.numpy import save as dump_safetensors
 from codec.context import INPUTS, ContextNetwork, context_faults
 from codec.integer import Layer
 from codec.latents import LatentTables, latent_faults
-from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, MixtureTables, table_faults
+from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, Each, MixtureTables, table_faults
 from codec.networks import Doubling, Halving, IntegerDecoder, IntegerEncoder
 from models.bundle_files import Layout, layout_faults
 from models.config import Blocks, Channels, Strict, Width
@@ -84,6 +84,11 @@ class CodecModel:
     tables: MixtureTables
     golden: Golden
     digest: bytes = b""
+
+    @property
+    def each(self) -> Each:
+        """The components of a level's mixture, counted by the tuple's length."""
+        return (0,) * self.config.components
 
     @property
     def prefix(self) -> bytes:

@@ -236,7 +236,7 @@ def joined(parts: Sequence[Images | PayloadError]) -> Images:
 
 
 def _shorter(images: Images, stream: bytes) -> Stream:
-    quick = min(len(encode_classical(images, effort=0)), len(zlib.compress(images.tobytes(), 1)))
+    quick = min(len(encode_classical(images, quick=True)), len(zlib.compress(images.tobytes(), 1)))
     if quick < CLASSICAL_MARGIN * len(stream):
         classical = encode_classical(images)
         if len(classical) < len(stream):

@@ -11,6 +11,7 @@ from codec.mixture import (
     LEVELS,
     LOGITS,
     SCALES,
+    Each,
     cumulative,
     find_level,
     make_tables,
@@ -25,17 +26,19 @@ MIXTURES = st.lists(COMPONENT, min_size=1, max_size=5)
 Component = tuple[int, int, int]
 
 
-def prepared(mixture: list[Component]) -> np.ndarray:
-    """Return a mixture's weights, locations, steepnesses, as the only one of an array."""
+def prepared(mixture: list[Component]) -> tuple[np.ndarray, int, Each]:
+    """Return a mixture's weights, locations, steepnesses, alone in an array; its best; its length."""
     logits, locations, scales = (np.array(values, np.int64) for values in zip(*mixture, strict=True))
     mixtures = np.stack([logits, locations, TABLES.steepnesses[scales]])[None]
-    set_weights(mixtures, 0, TABLES.exponentials)
-    return mixtures
+    each = (0,) * len(mixture)
+    best = set_weights(mixtures, 0, each, TABLES.exponentials)
+    assert mixtures[0, 0, best] == mixtures[0, 0].max()
+    return mixtures, best, each
 
 
 def slots(mixture: list[Component]) -> np.ndarray:
-    parts = prepared(mixture)
-    return np.diff([cumulative(x, parts, 0, TABLES.logistic) for x in range(LEVELS + 1)])
+    parts, _, each = prepared(mixture)
+    return np.diff([cumulative(x, parts, 0, each, TABLES.logistic) for x in range(LEVELS + 1)])
 
 
 def float_probabilities(mixture: list[Component]) -> np.ndarray:
@@ -66,15 +69,16 @@ def test_it_costs_no_more_than_the_float_mixture(mixture: list[Component]) -> No
 @settings(deadline=None)
 @given(MIXTURES, st.integers(0, TOTAL - 1))
 def test_the_level_of_a_slot_is_found(mixture: list[Component], slot: int) -> None:
-    parts = prepared(mixture)
-    level, start, end = find_level(slot, parts, 0, TABLES.logistic)
+    parts, best, each = prepared(mixture)
+    level, start, end = find_level(slot, parts, 0, best, each, TABLES.logistic)
     assert start <= slot < end
-    assert start == cumulative(level, parts, 0, TABLES.logistic)
-    assert end == cumulative(level + 1, parts, 0, TABLES.logistic)
+    assert start == cumulative(level, parts, 0, each, TABLES.logistic)
+    assert end == cumulative(level + 1, parts, 0, each, TABLES.logistic)
 
 
 def test_weights_are_the_softmax_of_logits_in_sixteenths_and_sum_to_one() -> None:
-    weights = prepared([(100, 0, 0), (116, 0, 0), (84, 0, 0)])[0, 0]
+    mixtures, _, _ = prepared([(100, 0, 0), (116, 0, 0), (84, 0, 0)])
+    weights = mixtures[0, 0]
     np.testing.assert_allclose(weights / 2**16, np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum(), atol=1e-4)
     assert weights.sum() == 2**16
 
