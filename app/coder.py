@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from app.batcher import Batcher
-from app.coding import CodingEngine
+from app.coding import OPERATIONS, CodingEngine
 from app.metrics import Metrics
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
@@ -24,6 +24,7 @@ from app.workers import Workers
 from codec.model import CodecModel
 from codec.payload import (
     CHUNK_LEVELS,
+    Effort,
     Header,
     Images,
     assembled,
@@ -105,18 +106,20 @@ class Coder:
         """Every codec's id and the digest that payloads name it by."""
         return ", ".join(f"{id} ({codec.prefix.hex()})" for id, codec in self._codecs.items()) or "none"
 
-    async def compress(self, images: Images, id: str, deadline: float) -> Coded:
+    async def compress(self, images: Images, id: str, effort: Effort, deadline: float) -> Coded:
         """Return the payload of images (N,C,H,W), made with a bundle's codec where they have its shape.
 
         Raises PayloadError for images that no payload can hold, Problem as the batcher does.
         """
         model = model_for(images.shape[1:], self._codecs.get(id))
         if model is None:
-            done = await self._workers.run(partial(compress, images, None), images.nbytes, deadline)
+            done = await self._workers.run(
+                partial(compress, images, None, effort=effort), images.nbytes, deadline
+            )
             return Coded(done.found, None, done.queue_seconds, done.compute_seconds)
         parts = divided(images)
-        answer = await self._batcher.submit(ModelTask(id, Operation.COMPRESS), chunk_rows(parts), deadline)
-        payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model), images.nbytes)
+        answer = await self._batcher.submit(ModelTask(id, OPERATIONS[effort]), chunk_rows(parts), deadline)
+        payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model, effort), images.nbytes)
         return Coded(
             payload, id if is_learned(payload) else None, answer.queue_seconds, answer.compute_seconds
         )

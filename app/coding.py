@@ -13,8 +13,11 @@ from app.batcher import Arrays, Pending
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from codec.model import CodecModel
-from codec.payload import decoded, encoded
+from codec.payload import Effort, decoded, encoded
 from codec.workers import workers
+
+OPERATIONS: dict[Effort, Operation] = {"best": Operation.COMPRESS, "fast": Operation.COMPRESS_FAST}
+EFFORTS = {operation: effort for effort, operation in OPERATIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,6 @@ class CodingEngine:
         return False
 
     def _coded(self, task: ModelTask, chunks: list[Any]) -> list[object]:
-        if task.operation is Operation.COMPRESS:  # images (N,C,H,W) → Stream
-            return list(encoded(chunks, self._codecs[task.model]))
-        return list(decoded(chunks))  # Chunk → images (N,C,H,W), or PayloadError
+        if task.operation is Operation.DECOMPRESS:  # Chunk → images (N,C,H,W), or PayloadError
+            return list(decoded(chunks))
+        return list(encoded(chunks, self._codecs[task.model], EFFORTS[task.operation]))  # images → Stream

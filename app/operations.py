@@ -27,8 +27,9 @@ class Operation(StrEnum):
     RECONSTRUCT = "reconstruct"  # uint8 (N,H,W,C) → uint8 (N,H,W,C)
     SCORE = "score"  # uint8 (N,H,W,C) → float32 elbo, nll, kl, distortion (N,)
 
-    COMPRESS = "compress"  # chunks of images → streams: of the coding engine alone
-    DECOMPRESS = "decompress"  # chunks of a payload → images: the same
+    COMPRESS = "compress"  # chunks of images → streams: of the coding engine alone, as those below
+    COMPRESS_FAST = "compress-fast"
+    DECOMPRESS = "decompress"  # chunks of a payload → images
 
     @property
     def takes_latents(self) -> bool:

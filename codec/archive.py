@@ -19,6 +19,7 @@ from codec.payload import (
     MAX_LEVELS,
     VERSION,
     Each,
+    Effort,
     Header,
     PayloadError,
     Reader,
@@ -48,7 +49,11 @@ def is_archive(data: bytes) -> bool:
 
 
 def pack(
-    pictures: Sequence[Picture], names: Sequence[str], model: CodecModel | None, each: Each = map
+    pictures: Sequence[Picture],
+    names: Sequence[str],
+    model: CodecModel | None,
+    each: Each = map,
+    effort: Effort = "best",
 ) -> bytes:
     """Return an archive of pictures, those of one shape in one payload, or more where they are too many.
 
@@ -68,7 +73,7 @@ def pack(
     except UnicodeEncodeError as error:
         raise PayloadError(f"a file's name is not text: {error.object!r}") from error
     payloads = [
-        compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, each)
+        compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, each, effort)
         for group in groups
     ]
     sizes = b"".join(varint(len(payload)) for payload in payloads)

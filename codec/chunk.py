@@ -1,4 +1,6 @@
-"""A chunk: some images of the model's shape as one stream. Latents first, then the pixels given them.
+"""A chunk: some images of the model's shape as one stream.
+
+Latents first, then the pixels given them; or, fast, the pixels alone.
 
 levels ─► encoder ─► k ─► slots ──────────────────────────┐
                      └─► decoder ─► features ─► slots ────┴─► stream
@@ -16,6 +18,7 @@ import numpy as np
 
 from codec import rans
 from codec.context import decode_levels, slots_of_levels
+from codec.fast import fast_decode_levels, fast_slots_of_levels
 from codec.latents import decode_latents, slots_of_latents, within
 from codec.model import CodecError, CodecModel, Golden, load_codec
 from codec.networks import Features, Latents, Levels
@@ -77,9 +80,10 @@ def _levels(model: CodecModel, start: _Start, features: Features) -> Levels | St
     levels, state, count = decode_levels(
         start.state, start.words, start.left, features, channels, model.context, model.tables, model.each
     )
-    if state or count:
-        return StreamError("the stream does not end with the last pixel")
-    return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+    try:
+        return _ended(levels, state, count)
+    except StreamError as error:
+        return error
 
 
 def encode_chunk(model: CodecModel, levels: Levels) -> bytes:
@@ -95,24 +99,51 @@ def decode_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     return levels
 
 
+def encode_fast_chunk(model: CodecModel, levels: Levels) -> bytes:
+    """Return the stream of images, coded without latents."""
+    in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
+    return rans.encode(*fast_slots_of_levels(in_place, model.lanes, model.tables, model.each_fast))
+
+
+def decode_fast_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
+    """Return the images of a stream without latents; raise StreamError for one that no encoder wrote."""
+    state, words = rans.opened(stream)
+    channels, height, width = model.config.shape
+    shape = (images, height, width, channels)
+    levels, state, left = fast_decode_levels(
+        state, words, len(words), shape, model.lanes, model.tables, model.each_fast
+    )
+    return _ended(levels, state, left)
+
+
+def _ended(levels: np.ndarray, state: int, left: int) -> Levels:
+    if state or left:
+        raise StreamError("the stream does not end with the last pixel")
+    return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+
+
 def with_golden(model: CodecModel, levels: Levels) -> CodecModel:
-    """Return the model with the stream that it makes of images, for other machines to compare with."""
-    stream = np.frombuffer(encode_chunk(model, levels), np.uint8)
-    return replace(model, golden=Golden(levels, stream))
+    """Return the model with the streams that it makes of images, for other machines to compare with."""
+    streams = (encode_chunk(model, levels), encode_fast_chunk(model, levels))
+    return replace(model, golden=Golden(levels, *(np.frombuffer(stream, np.uint8) for stream in streams)))
 
 
 def verified(path: Path) -> CodecModel:
     """Load a codec and try its golden images; raise CodecError where this machine makes others of them."""
     model = load_codec(path)
-    levels, stream = model.golden.levels, model.golden.stream.tobytes()
-    faults = []
-    if encode_chunk(model, levels) != stream:
-        faults.append("the golden images make another stream here")
-    try:
-        if not np.array_equal(decode_chunk(model, stream, len(levels)), levels):
-            faults.append("the golden stream makes other images here")
-    except StreamError as error:
-        faults.append(f"the golden stream cannot be read here: {error}")
+    levels, faults = model.golden.levels, []
+    for name, encode, decode in (
+        ("stream", encode_chunk, decode_chunk),
+        ("fast_stream", encode_fast_chunk, decode_fast_chunk),
+    ):
+        stream = getattr(model.golden, name).tobytes()
+        if encode(model, levels) != stream:
+            faults.append(f"golden.{name}: the golden images make another stream here")
+        try:
+            if not np.array_equal(decode(model, stream, len(levels)), levels):
+                faults.append(f"golden.{name}: it makes other images here")
+        except StreamError as error:
+            faults.append(f"golden.{name}: it cannot be read here: {error}")
     if faults:
         raise CodecError(path, faults)
     return model

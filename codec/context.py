@@ -18,17 +18,7 @@ from jaxtyping import Int16, Int32, Int64
 from numba import njit
 
 from codec.integer import LARGEST_ACTIVATION, LEAK_BITS, shifted
-from codec.mixture import (
-    LEVELS,
-    LOCATION_STEPS,
-    LOGITS,
-    SCALES,
-    Each,
-    MixtureTables,
-    cumulative,
-    find_level,
-    set_weights,
-)
+from codec.mixture import Each, MixtureTables, cumulative, find_level, set_mixtures, workplace
 from codec.networks import CENTRE
 from codec.rans import TOTAL, pop
 
@@ -36,7 +26,6 @@ SMALLEST_HIDDEN, LARGEST_HIDDEN = -512, 4095
 LARGEST_INPUT = LARGEST_ACTIVATION  # of features, and of levels less CENTRE
 LARGEST_SHIFT = 28
 LANES = 4  # images that share their turns: their sums do not wait for each other
-MARGIN = 32 * LOCATION_STEPS  # a location may lie outside the levels by as much
 INPUTS = 64  # the network's inputs are padded to a multiple of it: dot products then need no remainder
 
 
@@ -56,14 +45,14 @@ class ContextNetwork(NamedTuple):
     last_shift: Int32[np.ndarray, "channel parameter"]
 
 
-def context_faults(net: ContextNetwork, reach: int) -> list[str]:
+def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     """Return what might overflow 32 bits, or look at a pixel that is not decoded yet."""
     faults = []
     rows, columns = net.offsets.T
     before = (rows < 0) | ((rows == 0) & (columns < 0))
     near = (net.offsets >= -reach) & (net.offsets <= reach)
     if not before.all() or not near.all():
-        faults.append(f"context.offsets: one is not before the pixel, {reach} away or less")
+        faults.append(f"{part}.offsets: one is not before the pixel, {reach} away or less")
     channels = len(net.own_weight)
     seen = np.broadcast_to(net.seen_weight, (channels, *net.seen_weight.shape))
     layers = {
@@ -74,11 +63,11 @@ def context_faults(net: ContextNetwork, reach: int) -> list[str]:
     for layer, (weight, largest) in layers.items():
         bias, shift = getattr(net, f"{layer}_bias"), getattr(net, f"{layer}_shift")
         if not ((shift >= 0) & (shift <= LARGEST_SHIFT)).all():
-            faults.append(f"context.{layer}_shift: one is outside 0 … {LARGEST_SHIFT}")
+            faults.append(f"{part}.{layer}_shift: one is outside 0 … {LARGEST_SHIFT}")
         sums = np.abs(weight.astype(np.int64)).sum(axis=-1) * largest + np.abs(bias.astype(np.int64))
         reached = int(sums.max(initial=0)) + (1 << LARGEST_SHIFT)
         if reached >= 2**31:
-            faults.append(f"context.{layer}_weight: a sum may reach {reached}, above 2^31")
+            faults.append(f"{part}.{layer}_weight: a sum may reach {reached}, above 2^31")
     return faults
 
 
@@ -111,20 +100,17 @@ def _hidden_unit(total: int, shift: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _set_mixtures(
+def _set_outputs(
     lanes: int,
     channel: int,
     levels: np.ndarray,
     seen: np.ndarray,
     net: ContextNetwork,
-    tables: MixtureTables,
-    each: Each,
     totals: np.ndarray,
     hidden: np.ndarray,
-    mixtures: np.ndarray,
-    best: np.ndarray,
+    outputs: np.ndarray,
 ) -> None:
-    """Fill each lane's mixture (3, K) with weights, locations, steepnesses of a channel's level, and `best`.
+    """Fill outputs (logits, locations, scales; lane) for a channel's level.
 
     `levels` (lanes, C) are read before the channel only; `seen` are the sums of what the lanes see.
     """
@@ -146,30 +132,22 @@ def _set_mixtures(
             for o in range(width):
                 total = totals[n, o] + net.middle_bias[channel, layer, o]
                 hidden[n, o] = _hidden_unit(total, net.middle_shift[channel, layer, o])
-    components = len(each)
-    for o in range(3 * components):
+    for o in range(len(outputs)):
         for n in range(lanes):
             total = np.int32(0)
             for i in range(width):
                 total += np.int32(net.last_weight[channel, o, i]) * np.int32(hidden[n, i])
-            totals[n, o] = shifted(total + net.last_bias[channel, o], net.last_shift[channel, o])
-    for n in range(lanes):
-        for k in range(components):
-            mixtures[n, 0, k] = min(max(totals[n, k], 0), LOGITS - 1)
-            location = totals[n, components + k]
-            mixtures[n, 1, k] = min(max(location, -MARGIN), (LEVELS - 1) * LOCATION_STEPS + MARGIN)
-            scale = min(max(totals[n, 2 * components + k], 0), SCALES - 1)
-            mixtures[n, 2, k] = tables.steepnesses[scale]
-        best[n] = set_weights(mixtures, n, each, tables.exponentials)
+            outputs[o, n] = shifted(total + net.last_bias[channel, o], net.last_shift[channel, o])
 
 
 @njit(cache=True, nogil=True)
-def _margin(offsets: np.ndarray) -> int:
+def margin_of(offsets: np.ndarray) -> int:
+    """Return how far from a pixel the ones that it sees are."""
     return np.abs(offsets).max()
 
 
 @njit(cache=True, nogil=True)
-def _flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
+def flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
     """Return where the levels that a pixel sees are from it, in flat images of `row` levels a row."""
     flat = np.empty(len(offsets) * channels, np.int64)
     for i in range(len(offsets)):
@@ -184,14 +162,15 @@ def slots_of_levels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding."""
     images, height, width, channels = levels.shape
-    margin = _margin(net.offsets)
+    margin = margin_of(net.offsets)
     row = (width + 2 * margin) * channels
-    offsets = _flat_offsets(net.offsets, row, channels)
+    offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((width, net.seen_weight.shape[1]), np.int16)
     size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
     seen, hidden = np.empty((width, size), np.int32), np.empty((width, size), np.int16)
-    totals = np.empty((width, max(size, parameters)), np.int32)
-    mixtures, best = np.empty((width, 3, len(each)), np.int64), np.empty(width, np.int64)
+    totals, outputs = np.empty((width, size), np.int32), np.empty((parameters, width), np.int32)
+    weights, locations, steepnesses = workplace(width, each)
+    logistic = tables.logistic
     starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
     padded = np.zeros((height + margin, width + 2 * margin, channels), np.int16)
     flat = padded.ravel()
@@ -208,14 +187,15 @@ def slots_of_levels(
                 _see(flat, place, offsets, features[n, y, x], x, inputs)
             _set_seen(width, inputs, net, seen)
             for c in range(channels):
-                _set_mixtures(width, c, levels[n, y], seen, net, tables, each, totals, hidden, mixtures, best)
+                _set_outputs(width, c, levels[n, y], seen, net, totals, hidden, outputs)
+                set_mixtures(outputs, width, tables, each, weights, locations, steepnesses)
                 for x in range(width):
                     pixel = first * height * width + (y * width + x) * lanes
                     place = pixel * channels + c * lanes + n - first
                     level = levels[n, y, x, c]
-                    start = cumulative(level, mixtures, x, each, tables.logistic)
+                    start = cumulative(level, x, weights, locations, steepnesses, each, logistic)
                     starts[place] = start
-                    end = cumulative(level + 1, mixtures, x, each, tables.logistic)
+                    end = cumulative(level + 1, x, weights, locations, steepnesses, each, logistic)
                     frequencies[place] = end - start
     return starts, frequencies
 
@@ -233,14 +213,15 @@ def decode_levels(
 ) -> tuple[np.ndarray, int, int]:
     """Return the levels (N,H,W,C) that a stream goes on with, and the state and words after them."""
     images, height, width, _ = features.shape
-    margin = _margin(net.offsets)
+    margin = margin_of(net.offsets)
     row = (width + 2 * margin) * channels
-    offsets = _flat_offsets(net.offsets, row, channels)
+    offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
     size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
     seen, hidden = np.empty((LANES, size), np.int32), np.empty((LANES, size), np.int16)
-    totals = np.empty((LANES, max(size, parameters)), np.int32)
-    mixtures, best = np.empty((LANES, 3, len(each)), np.int64), np.empty(LANES, np.int64)
+    totals, outputs = np.empty((LANES, size), np.int32), np.empty((parameters, LANES), np.int32)
+    weights, locations, steepnesses = workplace(LANES, each)
+    logistic = tables.logistic
     pixels = np.zeros((LANES, channels), np.uint8)
     levels = np.empty((images, height, width, channels), np.uint8)
     for first in range(0, images, LANES):
@@ -254,10 +235,13 @@ def decode_levels(
                     _see(flat, base, offsets, features[first + n, y, x], n, inputs)
                 _set_seen(lanes, inputs, net, seen)
                 for c in range(channels):
-                    _set_mixtures(lanes, c, pixels, seen, net, tables, each, totals, hidden, mixtures, best)
+                    _set_outputs(lanes, c, pixels, seen, net, totals, hidden, outputs)
+                    set_mixtures(outputs, lanes, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
                         slot = state & (TOTAL - 1)
-                        level, start, end = find_level(slot, mixtures, n, best[n], each, tables.logistic)
+                        level, start, end = find_level(
+                            slot, n, weights, locations, steepnesses, each, logistic
+                        )
                         state, count = pop(state, start, end - start, words, count)
                         pixels[n, c] = level
                         levels[first + n, y, x, c] = level

@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import Int64
 from numba import njit
 
-from codec.rans import TOTAL
+from codec.rans import TOTAL, TOTAL_BITS
 
 LEVELS = 256
 LOGITS = 256  # a logit is an index 0 … LOGITS − 1, in steps of 1/16 nat
 LOGIT_STEPS = 16
 LOCATION_STEPS = 16  # a location is an integer number of 1/16 levels
+MARGIN = 32 * LOCATION_STEPS  # a location may lie outside the levels by as much
 SCALES = 128  # a scale is an index: LOWEST_SCALE · 2^(index / SCALES_AN_OCTAVE) levels
 SCALES_AN_OCTAVE = 12
 _WEIGHT_BITS = 16
@@ -36,8 +37,14 @@ _LAST = 2 * _HALF_RANGE * _ENTRIES_A_UNIT
 LOGISTIC_ENTRIES = _LAST + 1
 
 
+# What a logistic takes to reach a slot, in 1/16 levels times its steepness; in 1024 steps.
+_LOGIT_SHIFT = TOTAL_BITS - 10
+_SHARES = (np.arange(1 << 10) + 0.5) / (1 << 10)
+_LOGITS = np.log(_SHARES / (1 - _SHARES)) * (_ENTRIES_A_UNIT << _FRACTION_BITS)
+
+
 class MixtureTables(NamedTuple):
-    """What `set_weights` and `cumulative` look up."""
+    """What `set_mixtures` and `cumulative` look up."""
 
     exponentials: Int64[np.ndarray, " logit"]  # 2^16 · exp(−i / LOGIT_STEPS)
     steepnesses: Int64[np.ndarray, " scale"]  # 2^16 · table entries for 1/16 level
@@ -78,71 +85,123 @@ def _falls(values: Int64[np.ndarray, " value"]) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def set_weights(mixtures: np.ndarray, n: int, each: Each, exponentials: np.ndarray) -> int:
-    """Replace the logits' indices of mixture `n` by their softmax, summing to 2^16 exactly.
+def set_mixtures(
+    outputs: np.ndarray,
+    lanes: int,
+    tables: MixtureTables,
+    each: Each,
+    weights: np.ndarray,
+    locations: np.ndarray,
+    steepnesses: np.ndarray,
+) -> None:
+    """Fill the mixtures (K, lane) of a network's outputs (logits, locations, scales; lane).
 
-    Return the component of the largest.
+    Weights are the softmax of the logits and sum to 2^16 exactly: the first of the largest has what is left.
     """
-    best = 0
-    for k in range(1, len(each)):
-        if mixtures[n, 0, k] > mixtures[n, 0, best]:
-            best = k
-    highest, total = mixtures[n, 0, best], 0
-    for k in range(len(each)):
-        mixtures[n, 0, k] = exponentials[highest - mixtures[n, 0, k]]
-        total += mixtures[n, 0, k]
-    left = 1 << _WEIGHT_BITS
-    for k in range(len(each)):
-        mixtures[n, 0, k] = (mixtures[n, 0, k] << _WEIGHT_BITS) // total
-        left -= mixtures[n, 0, k]
-    mixtures[n, 0, best] += left
-    return best
+    exponentials, steepness_of = tables.exponentials, tables.steepnesses
+    for n in range(lanes):
+        highest, best = -1, 0
+        for k in range(len(each)):
+            logit = min(max(outputs[k, n], 0), LOGITS - 1)
+            if logit > highest:
+                highest, best = logit, k
+        total = 0
+        for k in range(len(each)):
+            total += exponentials[highest - min(max(outputs[k, n], 0), LOGITS - 1)]
+        left = 1 << _WEIGHT_BITS
+        for k in range(len(each)):
+            share = exponentials[highest - min(max(outputs[k, n], 0), LOGITS - 1)] << _WEIGHT_BITS
+            # Below 2^33, divided by less than 2^23: the float quotient never reaches the next integer.
+            weights[k, n] = np.int64(share / total)
+            left -= weights[k, n]
+        for k in range(len(each)):
+            weights[k, n] += left if k == best else 0
+    for n in range(lanes):
+        for k in range(len(each)):
+            location = outputs[len(each) + k, n]
+            locations[k, n] = min(max(location, -MARGIN), (LEVELS - 1) * LOCATION_STEPS + MARGIN)
+            scale = min(max(outputs[2 * len(each) + k, n], 0), SCALES - 1)
+            steepnesses[k, n] = steepness_of[scale]
 
 
 @njit(cache=True, nogil=True)
-def cumulative(x: int, mixtures: np.ndarray, n: int, each: Each, logistic: np.ndarray) -> int:
-    """Return how many of TOTAL slots the levels below x own in mixture `n`: each level has at least one.
+def workplace(lanes: int, each: Each) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return room for the weights, locations and steepnesses that `set_mixtures` fills."""
+    size = (len(each), lanes)
+    return np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
 
-    A mixture is three rows: weights, locations, steepnesses.
-    """
+
+@njit(cache=True, nogil=True)
+def cumulative(
+    x: int,
+    n: int,
+    weights: np.ndarray,
+    locations: np.ndarray,
+    steepnesses: np.ndarray,
+    each: Each,
+    logistic: np.ndarray,
+) -> int:
+    """Return how many of TOTAL slots the levels below x own in lane n's mixture: a level has at least one."""
     if x <= 0:
         return 0
     if x >= LEVELS:
         return TOTAL
     mass = 0
     for k in range(len(each)):
-        distance = LOCATION_STEPS * x - LOCATION_STEPS // 2 - mixtures[n, 1, k]
-        place = distance * mixtures[n, 2, k] + (_LAST // 2 << _FRACTION_BITS)
+        distance = LOCATION_STEPS * x - LOCATION_STEPS // 2 - locations[k, n]
+        place = distance * steepnesses[k, n] + (_LAST // 2 << _FRACTION_BITS)
         place = min(max(place, 0), _LAST << _FRACTION_BITS)
         entry = min(place >> _FRACTION_BITS, _LAST - 1)
         fraction = place - (entry << _FRACTION_BITS)
         low, high = logistic[entry], logistic[entry + 1]
-        mass += mixtures[n, 0, k] * (low + ((high - low) * fraction >> _FRACTION_BITS))
+        mass += weights[k, n] * (low + ((high - low) * fraction >> _FRACTION_BITS))
     return x + ((mass >> _WEIGHT_BITS) * (TOTAL - LEVELS) >> _LOGISTIC_BITS)
 
 
 @njit(cache=True, nogil=True)
-def find_level(
-    slot: int, mixtures: np.ndarray, n: int, best: int, each: Each, logistic: np.ndarray
-) -> tuple[int, int, int]:
-    """Return the level that owns a slot in mixture `n`, its first slot, and the next level's.
+def likely_level(n: int, weights: np.ndarray, locations: np.ndarray, each: Each) -> int:
+    """Return the level at the location of the heaviest component of lane n's mixture."""
+    best = 0
+    for k in range(1, len(each)):
+        best = k if weights[k, n] > weights[best, n] else best
+    return min(max((locations[best, n] + LOCATION_STEPS // 2) // LOCATION_STEPS, 0), LEVELS - 1)
 
-    The search begins at the location of component `best`.
+
+@njit(cache=True, nogil=True)
+def find_level(
+    slot: int,
+    n: int,
+    weights: np.ndarray,
+    locations: np.ndarray,
+    steepnesses: np.ndarray,
+    each: Each,
+    logistic: np.ndarray,
+) -> tuple[int, int, int]:
+    """Return the level that owns a slot in lane n's mixture, its first slot, and the next level's.
+
+    From where the slot would be if the heaviest component were alone, a few steps of Newton's method, each
+    twice as long as the last at most, then bisection. Where they go is in floats and does not matter: the
+    level is the same.
     """
-    guess = (mixtures[n, 1, best] + LOCATION_STEPS // 2) // LOCATION_STEPS
-    low, low_start, high, high_start = 0, 0, LEVELS, TOTAL
-    middle, step = min(max(guess, 1), LEVELS - 1), 0
-    while high - low > 1:
-        start = cumulative(middle, mixtures, n, each, logistic)
-        if start <= slot:
-            low, low_start = middle, start
+    best = 0
+    for k in range(1, len(each)):
+        best = k if weights[k, n] > weights[best, n] else best
+    spread = _LOGITS[slot >> _LOGIT_SHIFT] / max(1, steepnesses[best, n])
+    x = (locations[best, n] + np.int64(spread) + LOCATION_STEPS // 2) // LOCATION_STEPS
+    low, high, longest = 0, LEVELS - 1, np.float32(4)
+    while True:
+        x = min(max(x, low), high)
+        start = cumulative(x, n, weights, locations, steepnesses, each, logistic)
+        end = cumulative(x + 1, n, weights, locations, steepnesses, each, logistic)
+        if slot < start:
+            high = x - 1
+        elif slot >= end:
+            low = x + 1
         else:
-            high, high_start = middle, start
-        step = 2 * step + 1
-        if high == LEVELS and low + step < LEVELS:
-            middle = low + step
-        elif low == 0 and high - step > 0:
-            middle = high - step
+            return x, start, end
+        if longest < LEVELS:
+            step = np.float32(slot - start) / np.float32(end - start)
+            x += np.int64(min(max(step, -longest), longest)) - (slot < start)
+            longest *= np.float32(2)
         else:
-            middle = (low + high) >> 1
-    return low, low_start, high_start
+            x = (low + high) >> 1

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -17,6 +18,7 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
 from codec.context import INPUTS, ContextNetwork, context_faults
+from codec.fast import HIDDEN_LAYERS, FastNetwork, fast_network
 from codec.integer import Layer
 from codec.latents import LatentTables, latent_faults
 from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, Each, MixtureTables, table_faults
@@ -40,6 +42,14 @@ class CodecError(Exception):
 Side = Annotated[int, Field(ge=8, le=64)]
 
 
+class FastConfig(Strict):
+    """The sizes of the network that codes without latents; it has two hidden layers."""
+
+    reach: int = Field(ge=1, le=8, description="of the context, in pixels")
+    hidden: Width
+    components: int = Field(ge=1, le=64, description="of a level's mixture")
+
+
 class CodecConfig(Strict):
     """The networks' sizes."""
 
@@ -54,6 +64,7 @@ class CodecConfig(Strict):
     hidden: Width
     layers: int = Field(ge=1, le=8, description="hidden layers of the context network")
     components: int = Field(ge=1, le=64, description="of a level's mixture")
+    fast: FastConfig
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -63,13 +74,14 @@ class CodecConfig(Strict):
 
 
 class Golden(NamedTuple):
-    """Images and their stream: what every machine must make of each other."""
+    """Images and their streams: what every machine must make of each other."""
 
     levels: UInt8[np.ndarray, "image channel height width"]
     stream: UInt8[np.ndarray, " byte"]
+    fast_stream: UInt8[np.ndarray, " byte"]
 
 
-NO_GOLDEN = Golden(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.uint8))
+NO_GOLDEN = Golden(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class CodecModel:
     encoder: IntegerEncoder
     decoder: IntegerDecoder
     context: ContextNetwork
+    fast: ContextNetwork
     latents: LatentTables
     tables: MixtureTables
     golden: Golden
@@ -91,12 +104,22 @@ class CodecModel:
         return (0,) * self.config.components
 
     @property
+    def each_fast(self) -> Each:
+        """The same of the fast network."""
+        return (0,) * self.config.fast.components
+
+    @cached_property
+    def lanes(self) -> FastNetwork:
+        """The fast network as it is run."""
+        return fast_network(self.fast)
+
+    @property
     def prefix(self) -> bytes:
         """What a payload names the model by."""
         return self.digest[:DIGEST_BYTES]
 
 
-FREE_SIZES = ("latents.starts", "golden.levels", "golden.stream")  # of their first axis
+FREE_SIZES = ("latents.starts", "golden.levels", "golden.stream", "golden.fast_stream")  # of their first axis
 LayerOf = Callable[[str, int, int], Layer]  # by name, number of inputs, number of outputs
 
 
@@ -115,6 +138,7 @@ def dumped(model: CodecModel) -> bytes:
     }
     groups: dict[str, ContextNetwork | LatentTables | MixtureTables | Golden] = {
         "context": model.context,
+        "fast": model.fast,
         "latents": model.latents,
         "tables": model.tables,
         "golden": model.golden,
@@ -140,13 +164,14 @@ def load_codec(path: Path) -> CodecModel:
         raise CodecError(path, [f"{type(error).__name__}: {error}"]) from error
     if faults := layout_faults(arrays, _layout(config, arrays)):
         raise CodecError(path, faults)
-    parts = {name: _part(arrays, name) for name in ("context", "latents", "tables", "golden")}
+    parts = {name: _part(arrays, name) for name in ("context", "fast", "latents", "tables", "golden")}
     encoder, decoder = _networks(config, lambda name, _inputs, _outputs: Layer(**_part(arrays, name)))
     model = CodecModel(
         config,
         encoder,
         decoder,
         ContextNetwork(**parts["context"]),
+        ContextNetwork(**parts["fast"]),
         LatentTables(**parts["latents"]),
         MixtureTables(**parts["tables"]),
         Golden(**parts["golden"]),
@@ -155,7 +180,8 @@ def load_codec(path: Path) -> CodecModel:
     faults = [
         *encoder.faults(),
         *decoder.faults(),
-        *context_faults(model.context, config.reach),
+        *context_faults("context", model.context, config.reach),
+        *context_faults("fast", model.fast, config.fast.reach),
         *latent_faults(model.latents),
         *table_faults(model.tables),
     ]
@@ -221,24 +247,10 @@ def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
         return Layer(nothing, nothing, nothing)
 
     _networks(config, note)
-    channels, hidden, parameters = config.shape[0], config.hidden, 3 * config.components
-    context = 2 * config.reach * (config.reach + 1)
-    inputs = context * channels + config.features
-    inputs += -inputs % INPUTS
-    middle = (channels, config.layers - 1, hidden)
+    layout |= _context_layout("context", config, config.shape[0], config.features, config.layers)
+    layout |= _context_layout("fast", config.fast, config.shape[0], 0, HIDDEN_LAYERS)
     sizes = {name: arrays[name].shape[:1] for name in FREE_SIZES if name in arrays and arrays[name].ndim}
     return layout | {
-        "context.offsets": ("int64", (context, 2)),
-        "context.seen_weight": ("int16", (hidden, inputs)),
-        "context.own_weight": ("int16", (channels, hidden, channels)),
-        "context.first_bias": ("int32", (channels, hidden)),
-        "context.first_shift": ("int32", (channels, hidden)),
-        "context.middle_weight": ("int16", (*middle, hidden)),
-        "context.middle_bias": ("int32", middle),
-        "context.middle_shift": ("int32", middle),
-        "context.last_weight": ("int16", (channels, parameters, hidden)),
-        "context.last_bias": ("int32", (channels, parameters)),
-        "context.last_shift": ("int32", (channels, parameters)),
         "latents.lowest": ("int32", (config.latent_dim,)),
         "latents.first": ("int32", (config.latent_dim + 1,)),
         "latents.starts": ("int32", sizes.get("latents.starts", (1,))),
@@ -247,4 +259,28 @@ def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
         "tables.logistic": ("int64", (LOGISTIC_ENTRIES,)),
         "golden.levels": ("uint8", (max(1, sizes.get("golden.levels", (1,))[0]), *config.shape)),
         "golden.stream": ("uint8", sizes.get("golden.stream", (1,))),
+        "golden.fast_stream": ("uint8", sizes.get("golden.fast_stream", (1,))),
+    }
+
+
+def _context_layout(
+    part: str, config: CodecConfig | FastConfig, channels: int, features: int, layers: int
+) -> Layout:
+    hidden, parameters = config.hidden, 3 * config.components
+    context = 2 * config.reach * (config.reach + 1)
+    inputs = context * channels + features
+    inputs += -inputs % INPUTS
+    middle = (channels, layers - 1, hidden)
+    return {
+        f"{part}.offsets": ("int64", (context, 2)),
+        f"{part}.seen_weight": ("int16", (hidden, inputs)),
+        f"{part}.own_weight": ("int16", (channels, hidden, channels)),
+        f"{part}.first_bias": ("int32", (channels, hidden)),
+        f"{part}.first_shift": ("int32", (channels, hidden)),
+        f"{part}.middle_weight": ("int16", (*middle, hidden)),
+        f"{part}.middle_bias": ("int32", middle),
+        f"{part}.middle_shift": ("int32", middle),
+        f"{part}.last_weight": ("int16", (channels, parameters, hidden)),
+        f"{part}.last_bias": ("int32", (channels, parameters)),
+        f"{part}.last_shift": ("int32", (channels, parameters)),
     }

@@ -10,12 +10,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from codec.chunk import decode_chunks, encode_chunks
+from codec.chunk import decode_chunks, decode_fast_chunk, encode_chunks, encode_fast_chunk
 from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical, encode_classical
 from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError
@@ -46,6 +46,7 @@ class Kind(IntEnum):
 
     CLASSICAL = 0  # no model: lossless WebP, or plain bytes
     BEST = 1  # latents, then each level given them and the levels before it
+    FAST = 2  # each level given a few of the levels before it
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Chunk:
     first: int  # index of its first image
     count: int
     shape: Shape
-    model: CodecModel | None  # of a learned stream; None for a classical one
+    kind: Kind
+    model: CodecModel | None  # None where the kind is classical
     stream: bytes
     crc: int
     crc_of_head: int  # its beginning, which the chunks share
@@ -87,6 +89,10 @@ class Stream(NamedTuple):
     classical: bool
 
 
+Effort = Literal["best", "fast"]
+KINDS: dict[Effort, Kind] = {"best": Kind.BEST, "fast": Kind.FAST}
+
+
 def is_learned(payload: bytes) -> bool:
     """Return whether a payload that was made here names a model."""
     return payload[len(MAGIC)] % 16 != Kind.CLASSICAL
@@ -98,7 +104,7 @@ def images_a_chunk(shape: Shape) -> int:
     return max(1, min(CHUNK_LEVELS // (channels * height * width), MAX_SHEET_SIDE // height))
 
 
-def compress(images: Images, model: CodecModel | None, each: Each = map) -> bytes:
+def compress(images: Images, model: CodecModel | None, each: Each = map, effort: Effort = "best") -> bytes:
     """Return a payload: with the model where the images have its shape, without one otherwise.
 
     Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, and no or too many images.
@@ -107,8 +113,8 @@ def compress(images: Images, model: CodecModel | None, each: Each = map) -> byte
     """
     model = model_for(images.shape[1:], model)
     parts = divided(images)
-    streams = each(lambda part: encoded([part], model)[0], parts)
-    return assembled(parts, list(streams), model)
+    streams = each(lambda part: encoded([part], model, effort)[0], parts)
+    return assembled(parts, list(streams), model, effort)
 
 
 def model_for(shape: Sequence[int], model: CodecModel | None) -> CodecModel | None:
@@ -126,20 +132,25 @@ def divided(images: Images) -> list[Images]:
     return [images[i : i + size] for i in range(0, count, size)]
 
 
-def encoded(parts: Sequence[Images], model: CodecModel | None) -> list[Stream]:
+def encoded(parts: Sequence[Images], model: CodecModel | None, effort: Effort) -> list[Stream]:
     """Return a stream for each part, the shorter of the two sorts."""
     if model is None:
-        return [Stream(encode_classical(part), True) for part in parts]
+        return [Stream(encode_classical(part, quick=effort == "fast"), True) for part in parts]
+    if effort == "fast":
+        return [_shorter_fast(part, encode_fast_chunk(model, part)) for part in parts]
     learned = encode_chunks(model, parts)
     return [_shorter(part, stream) for part, stream in zip(parts, learned, strict=True)]
 
 
-def assembled(parts: Sequence[Images], streams: Sequence[Stream], model: CodecModel | None) -> bytes:
+def assembled(
+    parts: Sequence[Images], streams: Sequence[Stream], model: CodecModel | None, effort: Effort
+) -> bytes:
     """Return the payload of the streams that `encoded` made of parts."""
     if all(stream.classical for stream in streams):
         model = None
+    kind = Kind.CLASSICAL if model is None else KINDS[effort]
     channels, height, width = parts[0].shape[1:]
-    head = MAGIC + _head(model, (channels, height, width), sum(map(len, parts)))
+    head = MAGIC + _head(kind, model, (channels, height, width), sum(map(len, parts)))
     lengths = b"".join(varint(2 * len(content) + classical) for content, classical in streams)
     crcs = b"".join(_crc(zlib.crc32(head), part).to_bytes(_CRC_BYTES, "big") for part in parts)
     contents = b"".join(content for content, _ in streams)
@@ -189,9 +200,9 @@ def parsed(
         raise PayloadError("a chunk is said to be learned, in a payload without a model")
     chunks = []
     for first, length, crc in zip(firsts, lengths, crcs, strict=True):
-        of_chunk = None if length % 2 else model
+        of_chunk = (Kind.CLASSICAL, None) if length % 2 else (Kind(kind), model)
         stream = reader.take(length // 2)
-        chunks.append(Chunk(first, min(size, count - first), shape, of_chunk, stream, crc, crc_of_head))
+        chunks.append(Chunk(first, min(size, count - first), shape, *of_chunk, stream, crc, crc_of_head))
     reader.check_end()
     return Header(Kind(kind), model, shape, count, tuple(chunks))
 
@@ -217,12 +228,14 @@ def decompress_one(header: Header, index: int) -> Images:
 
 def decoded(chunks: Sequence[Chunk]) -> list[Images | PayloadError]:
     """Return the images of each chunk, or what is wrong with it; those that are learned share a model."""
-    learned = [chunk for chunk in chunks if chunk.model is not None]
+    together = [chunk for chunk in chunks if chunk.kind is Kind.BEST]
     found: Iterator[Images | StreamError] = iter(())
-    if learned:
-        assert learned[0].model is not None
-        found = iter(decode_chunks(learned[0].model, [(chunk.stream, chunk.count) for chunk in learned]))
-    return [_checked(chunk, _classical(chunk) if chunk.model is None else next(found)) for chunk in chunks]
+    if together:
+        assert together[0].model is not None
+        found = iter(decode_chunks(together[0].model, [(chunk.stream, chunk.count) for chunk in together]))
+    return [
+        _checked(chunk, next(found) if chunk.kind is Kind.BEST else _decoded_alone(chunk)) for chunk in chunks
+    ]
 
 
 def joined(parts: Sequence[Images | PayloadError]) -> Images:
@@ -244,9 +257,19 @@ def _shorter(images: Images, stream: bytes) -> Stream:
     return Stream(stream, False)
 
 
-def _classical(chunk: Chunk) -> Images | StreamError:
+def _shorter_fast(images: Images, stream: bytes) -> Stream:
+    if len(zlib.compress(images.tobytes(), 1)) < len(stream):
+        classical = encode_classical(images, quick=True)
+        if len(classical) < len(stream):
+            return Stream(classical, True)
+    return Stream(stream, False)
+
+
+def _decoded_alone(chunk: Chunk) -> Images | StreamError:
     try:
-        return decode_classical(chunk.stream, chunk.shape, chunk.count)
+        if chunk.model is None:
+            return decode_classical(chunk.stream, chunk.shape, chunk.count)
+        return decode_fast_chunk(chunk.model, chunk.stream, chunk.count)
     except StreamError as error:
         return error
 
@@ -260,8 +283,7 @@ def _checked(chunk: Chunk, images: Images | StreamError) -> Images | PayloadErro
     return images
 
 
-def _head(model: CodecModel | None, shape: Shape, count: int) -> bytes:
-    kind = Kind.CLASSICAL if model is None else Kind.BEST
+def _head(kind: Kind, model: CodecModel | None, shape: Shape, count: int) -> bytes:
     start = bytes([16 * VERSION + kind])
     if model is None:
         return start + bytes([shape[0]]) + varint(shape[1]) + varint(shape[2]) + varint(count)

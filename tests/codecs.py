@@ -11,7 +11,7 @@ from codec.model import dumped
 from models.config import InputConfig, LikelihoodConfig, VAEConfig
 from models.vae import VAE
 from training.codec import fit_codec
-from training.config import CodecTraining
+from training.config import CodecTraining, FastTraining
 from training.datasets import Dataset
 
 SHAPES = {"grey": (1, 8, 8), "rgb": (3, 9, 10)}
@@ -26,6 +26,7 @@ TRAINING = CodecTraining(
     batch_size=8,
     learning_rate=0.02,
     warmup_steps=5,
+    fast=FastTraining(hidden=8, components=2, epochs=30, learning_rate=0.02),
 )
 
 

@@ -13,7 +13,7 @@ from codec.model import CodecError
 from models.bundle import SHIPPED, BundleError, Metrics
 from models.vae import VAE
 from training.config import RunConfig, read_config
-from training.datasets import load_dataset
+from training.datasets import Dataset, load_dataset
 from training.distributed import Place, joined_processes
 from training.errors import ConfigError, DataError, FetchError, RunError
 from training.evaluation import evaluate
@@ -50,7 +50,11 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
         raise RunError(f"{options.command} runs in one process, not in {place.world_size}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    trainer = Trainer(config, load_dataset(config.data), place)
+    dataset = load_dataset(config.data)
+    if options.command == "codec":
+        _fit_codec(options, config, dataset, place)
+        return 0
+    trainer = Trainer(config, dataset, place)
     run_folder = options.runs / config.id
     if options.command == "train":
         finished = train(trainer, run_folder)
@@ -73,14 +77,24 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
             return 0
         _print(evaluate(model, trainer.dataset, config))
         return 0
-    destination = (options.to or SHIPPED) / config.id
-    if options.command == "export":
-        _print(export_run(trainer, destination))
-        print(f"bundle written to {destination}")
-    if options.command == "codec" or config.codec is not None:
-        bits_per_dim = export_codec(trainer, destination)
-        print(f"codec written to {destination}: {bits_per_dim:.4f} bits/dim")
+    destination = _destination(options, config)
+    _print(export_run(trainer, destination))
+    print(f"bundle written to {destination}")
+    if config.codec is not None:
+        _fit_codec(options, config, dataset, place)
     return 0
+
+
+def _fit_codec(options: argparse.Namespace, config: RunConfig, dataset: Dataset, place: Place) -> None:
+    destination = _destination(options, config)
+    bits_per_dim = export_codec(config, dataset, place, destination)
+    figures = ", ".join(f"{effort} {bits:.4f}" for effort, bits in bits_per_dim.items())
+    print(f"codec written to {destination}: {figures} bits/dim")
+
+
+def _destination(options: argparse.Namespace, config: RunConfig) -> Path:
+    folder: Path = options.to or SHIPPED
+    return folder / config.id
 
 
 def _print(metrics: Metrics) -> None:
@@ -98,12 +112,13 @@ def command_line() -> argparse.ArgumentParser:
         ("train", "train a run, or resume it"),
         ("evaluate", "print a run's figures on the test set"),
         ("export", "write a run as a bundle, with its codec where the config has one"),
-        ("codec", "train the codec of a bundle that export wrote, and put it there"),
+        ("codec", "train the codec of a bundle, and put it there"),
     ):
         parsed = commands.add_parser(command, help=text)
         parsed.add_argument("config", type=Path, help="TOML file of the run, or training.json of a bundle")
         parsed.add_argument("--data", type=Path, help="take the data from this path instead of the config's")
-        parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of resume states")
+        if command != "codec":
+            parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of resume states")
     for command in ("export", "codec"):
         commands.choices[command].add_argument("--to", type=Path, help="folder that the bundle is in")
     return parser

@@ -9,8 +9,9 @@ The encoder stays as it is, so that the latents are those that the service gives
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,15 +21,17 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from codec.chunk import with_golden
+from codec.context import ContextNetwork
+from codec.fast import HIDDEN_LAYERS
 from codec.latents import fit_latent_tables
 from codec.mixture import make_tables
-from codec.model import NO_GOLDEN, CodecConfig, CodecModel
+from codec.model import NO_GOLDEN, CodecConfig, CodecModel, FastConfig
 from codec.networks import IntegerEncoder
 from models.config import VAEConfig
 from models.likelihoods import Levels
-from models.vae import VAE
-from training.config import CodecTraining
-from training.context import ContextModel, integer_context, log_prob
+from models.vae import VAE, Upsample
+from training.config import CodecTraining, FastTraining
+from training.context import ContextModel, Outputs, integer_context, log_prob
 from training.datasets import Dataset
 from training.errors import RunError
 from training.evaluation import posteriors
@@ -39,6 +42,7 @@ from training.trainer import moving_average, schedule
 CALIBRATION_IMAGES = 512
 DIVERGED_STEPS = 100  # without a finite gradient in a row, after which training is given up
 GOLDEN_IMAGES = 6
+Model = TypeVar("Model", bound=nn.Module)
 REPORTED_STEPS = 20  # between two figures on the progress bar
 
 
@@ -51,7 +55,17 @@ class CodecNetwork(nn.Module):
         super().__init__()
         self.register_buffer("steps", steps)
         self.decoder = nn.Sequential(*deepcopy(list(model.decoder)[:-1]))
-        self.context = ContextModel(model.config.input.shape, model.config.channels[0], config)
+        shape = model.config.input.shape
+        self.head = Upsample(model.config.channels[0], config.features, (shape[1], shape[2]))
+        self.context = ContextModel(
+            shape,
+            reach=config.reach,
+            hidden=config.hidden,
+            layers=config.layers,
+            components=config.components,
+            head=self.head,
+            features=config.features,
+        )
 
     def activations(self, k: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel h w"]:
         """Return what the head reads."""
@@ -60,7 +74,29 @@ class CodecNetwork(nn.Module):
 
     def forward(self, levels: Levels, k: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
         """Return the mean −log2 p of a level."""
-        return -log_prob(levels, self.context(levels, self.activations(k))).mean() / math.log(2)
+        return _bits(levels, self.context(levels, self.activations(k)))
+
+
+class FastModel(nn.Module):
+    """p(levels) in floats: a context network alone."""
+
+    def __init__(self, shape: tuple[int, int, int], config: FastTraining) -> None:
+        super().__init__()
+        self.context = ContextModel(
+            shape,
+            reach=config.reach,
+            hidden=config.hidden,
+            layers=HIDDEN_LAYERS,
+            components=config.components,
+        )
+
+    def forward(self, levels: Levels) -> Float[Tensor, ""]:
+        """Return the mean −log2 p of a level."""
+        return _bits(levels, self.context(levels))
+
+
+def _bits(levels: Levels, outputs: Outputs) -> Float[Tensor, ""]:
+    return -log_prob(levels, outputs).mean() / math.log(2)
 
 
 def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) -> CodecModel:
@@ -84,39 +120,54 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
         network = CodecNetwork(on_cpu, steps, config)
         magnitude = _scale_head(network, torch.from_numpy(k[chosen]).float())
     network = network.to(levels.device)
-    trained = _trained(
-        network, magnitude, levels, torch.from_numpy(k).to(levels.device).float(), config, seed
-    ).cpu()
-    return _in_integers(on_cpu.config, encoder, trained, calibration.cpu(), chosen, k, config)
-
-
-def _trained(
-    network: CodecNetwork, magnitude: float, levels: Levels, k: Tensor, config: CodecTraining, seed: int
-) -> CodecNetwork:
-    head = network.context.head
-    rest = [
-        parameter for name, parameter in network.context.named_parameters() if not name.startswith("head.")
-    ]
+    head, rest = network.head, list(network.context.parameters())
+    of_head = {id(parameter) for parameter in head.parameters()}
     rates = [
-        (rest, config.learning_rate),
+        ([parameter for parameter in rest if id(parameter) not in of_head], config.learning_rate),
         (list(head.parameters()), config.learning_rate / magnitude),
         (list(network.decoder.parameters()), config.decoder_learning_rate),
     ]
+    inputs = (levels, torch.from_numpy(k).to(levels.device).float())
+    trained = _trained(network, rates, inputs, config, config.epochs, seed).cpu()
+    fast = _fit_fast(levels, calibration.cpu(), config, seed)
+    return _in_integers(on_cpu.config, encoder, trained, fast, calibration.cpu(), chosen, k, config)
+
+
+def _fit_fast(levels: Levels, calibration: Levels, config: CodecTraining, seed: int) -> ContextNetwork:
+    shape = (levels.shape[1], levels.shape[2], levels.shape[3])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = FastModel(shape, config.fast).to(levels.device)
+    rates = [(list(model.parameters()), config.fast.learning_rate)]
+    trained = _trained(model, rates, (levels,), config, config.fast.epochs, seed).cpu()
+    return integer_context(trained.context, torch.zeros(0), calibration)
+
+
+def _trained(
+    network: Model,
+    rates: Sequence[tuple[list[nn.Parameter], float]],
+    inputs: tuple[Tensor, ...],
+    config: CodecTraining,
+    epochs: int,
+    seed: int,
+) -> Model:
+    """Return the moving average of a network's weights, trained to make its output small for all inputs."""
+    images, device = len(inputs[0]), inputs[0].device.type
     optimiser = torch.optim.AdamW(
         [{"params": parameters, "lr": rate, "rate": rate} for parameters, rate in rates],
         betas=(0.9, 0.99),
         weight_decay=config.weight_decay,
     )
     averaged = AveragedModel(network, multi_avg_fn=moving_average(config.ema_decay))
-    steps_an_epoch = len(levels) // config.batch_size
+    steps_an_epoch = images // config.batch_size
     if steps_an_epoch == 0:
-        raise RunError(f"codec.batch_size {config.batch_size} exceeds the {len(levels)} training images")
+        raise RunError(f"codec.batch_size {config.batch_size} exceeds the {images} training images")
     skipped_in_a_row = 0
     network.train()
-    with tqdm(total=config.epochs * steps_an_epoch * config.batch_size, unit="image", desc="codec") as bar:
-        for step, indices in enumerate(_batches(len(levels), config, seed)):
-            with torch.autocast(levels.device.type, torch.bfloat16):
-                bits = network(levels[indices], k[indices])
+    with tqdm(total=epochs * steps_an_epoch * config.batch_size, unit="image", desc="codec") as bar:
+        for step, indices in enumerate(_batches(images, config.batch_size, epochs, seed)):
+            with torch.autocast(device, torch.bfloat16):
+                bits = network(*(tensor[indices] for tensor in inputs))
             optimiser.zero_grad(set_to_none=True)
             bits.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.max_gradient_norm)
@@ -127,7 +178,7 @@ def _trained(
                     " gradient was not finite; lower learning rates may help"
                 )
             if not skipped_in_a_row:
-                factor = schedule(step, config.epochs * steps_an_epoch, config.warmup_steps)
+                factor = schedule(step, epochs * steps_an_epoch, config.warmup_steps)
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["rate"]
                 optimiser.step()
@@ -135,38 +186,37 @@ def _trained(
             bar.update(len(indices))
             if step % REPORTED_STEPS == 0:
                 bar.set_postfix_str(f"{float(bits.detach()):.3f} bits/dim")
-    trained = averaged.module
-    assert isinstance(trained, CodecNetwork)
-    return trained.eval()
+    return cast(Model, averaged.module).eval()
 
 
 def _scale_head(network: CodecNetwork, k: Tensor) -> float:
     """Draw the head's weights so that features are about 1; return the magnitude of what it reads."""
-    convolution = network.context.head.convolution
+    convolution = network.head.convolution
     with torch.no_grad():
         magnitude = float(network.activations(k).square().mean().sqrt())
         convolution.weight.normal_(std=1 / (magnitude * math.sqrt(convolution.weight[0].numel())))
     return magnitude
 
 
-def _batches(images: int, config: CodecTraining, seed: int) -> Iterator[Tensor]:
-    for epoch in range(config.epochs):
+def _batches(images: int, batch_size: int, epochs: int, seed: int) -> Iterator[Tensor]:
+    for epoch in range(epochs):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(images, generator=generator)
-        yield from order[: images - images % config.batch_size].split(config.batch_size)
+        yield from order[: images - images % batch_size].split(batch_size)
 
 
 def _in_integers(
     vae: VAEConfig,
     encoder: IntegerEncoder,
     network: CodecNetwork,
+    fast: ContextNetwork,
     calibration: Levels,
     chosen: np.ndarray,
     k: np.ndarray,
     config: CodecTraining,
 ) -> CodecModel:
     some = torch.from_numpy(k[chosen]).float()
-    whole = nn.Sequential(*network.decoder, network.context.head)
+    whole = nn.Sequential(*network.decoder, network.head)
     decoder, feature_steps = integer_decoder(vae, whole, network.steps, some)
     with torch.inference_mode():
         context = integer_context(network.context, feature_steps, calibration, network.activations(some))
@@ -181,8 +231,13 @@ def _in_integers(
         hidden=config.hidden,
         layers=config.layers,
         components=config.components,
+        fast=FastConfig(
+            reach=config.fast.reach, hidden=config.fast.hidden, components=config.fast.components
+        ),
     )
-    without = CodecModel(sizes, encoder, decoder, context, fit_latent_tables(k), make_tables(), NO_GOLDEN)
+    without = CodecModel(
+        sizes, encoder, decoder, context, fast, fit_latent_tables(k), make_tables(), NO_GOLDEN
+    )
     return with_golden(without, _golden_levels(calibration.numpy()))
 
 

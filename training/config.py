@@ -125,6 +125,16 @@ class EvaluationConfig(Strict):
     mixture_components: int = Field(default=32, ge=1, le=1024, description="of the aggregated posterior")
 
 
+class FastTraining(Strict):
+    """The codec's network without latents, of two hidden layers."""
+
+    reach: int = Field(default=2, ge=1, le=8, description="of the context, in pixels")
+    hidden: Width = Field(default=24, description="units of a hidden layer")
+    components: int = Field(default=3, ge=1, le=64, description="of a level's mixture")
+    epochs: int = Field(default=10, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+
+
 class CodecTraining(Strict):
     """The codec that `export` trains for a finished run, its encoder left as it is."""
 
@@ -142,6 +152,7 @@ class CodecTraining(Strict):
     weight_decay: float = Field(default=1e-3, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0, description="of the loss in bits/dim")
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    fast: FastTraining = FastTraining()
 
 
 class RunConfig(Strict):

@@ -1,7 +1,7 @@
 """The context network in floats: what is trained, and its way to integers.
 
-levels before a pixel, `reach` away or less ─┐
-the decoder's last activations ─► head ──────┴─► hidden layers ─► a mixture of logistics for the level
+levels before a pixel, `reach` away or less ─────────┐
+the decoder's last activations, if any ─► head ──────┴─► hidden layers ─► a mixture of logistics for the level
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from codec.networks import CENTRE
 from codec.rans import TOTAL
 from models.likelihoods import Levels
 from models.vae import Upsample, rectified
-from training.config import CodecTraining
 
 LARGEST_WEIGHT = 2047
 LARGEST_SUM = 2.0**29  # of a layer's products: 2^31 is the limit of sums, biases and rounding included
@@ -60,39 +59,49 @@ class PixelLayer(nn.Module):
 
 
 class ContextModel(nn.Module):
-    """p(level given the levels before it and the VAE decoder's last activations)."""
+    """p(level given the levels before it and, with a head, the VAE decoder's last activations)."""
 
     own_mask: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], activations: int, config: CodecTraining) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        reach: int,
+        hidden: int,
+        layers: int,
+        components: int,
+        head: Upsample | None = None,
+        features: int = 0,
+    ) -> None:
         super().__init__()
-        channels, *size = shape
-        self.channels, self.reach, self.hidden = channels, config.reach, config.hidden
-        self.head = Upsample(activations, config.features, (size[0], size[1]))
-        context = len(context_offsets(config.reach))
-        scale = math.sqrt(2 / (context * channels + config.features))
-        self.of_levels = nn.Parameter(torch.randn(config.hidden, channels, context) * scale)
-        self.of_features = nn.Parameter(torch.randn(config.hidden, config.features) * scale)
+        channels = shape[0]
+        self.channels, self.reach, self.hidden, self.head = channels, reach, hidden, head
+        context = len(context_offsets(reach))
+        scale = math.sqrt(2 / (context * channels + features))
+        self.of_levels = nn.Parameter(torch.randn(hidden, channels, context) * scale)
+        self.of_features = nn.Parameter(torch.randn(hidden, features) * scale)
         # Of the channels of a pixel before each channel.
-        self.of_own = nn.Parameter(torch.randn(channels, config.hidden, channels) * scale)
-        self.bias = nn.Parameter(torch.zeros(channels, config.hidden))
+        self.of_own = nn.Parameter(torch.randn(channels, hidden, channels) * scale)
+        self.bias = nn.Parameter(torch.zeros(channels, hidden))
         self.middle = nn.ModuleList(
-            PixelLayer(channels, config.hidden, config.hidden, math.sqrt(2)) for _ in range(config.layers - 1)
+            PixelLayer(channels, hidden, hidden, math.sqrt(2)) for _ in range(layers - 1)
         )
-        self.last = PixelLayer(channels, config.hidden, 3 * config.components, 0.1)
+        self.last = PixelLayer(channels, hidden, 3 * components, 0.1)
         with torch.no_grad():  # locations apart, so that the components are
-            self.last.bias.unflatten(1, (3, -1))[:, 1] = torch.linspace(-1, 1, config.components)
+            self.last.bias.unflatten(1, (3, -1))[:, 1] = torch.linspace(-1, 1, components)
         own_mask = torch.ones(channels, channels).tril(-1)[:, None]
         self.register_buffer("own_mask", own_mask, persistent=False)
 
-    def forward(self, levels: Levels, activations: Activations) -> Outputs:
-        """Return what `log_prob` takes, for every level."""
-        x = (levels.to(activations.dtype) - CENTRE) / CENTRE
+    def forward(self, levels: Levels, activations: Activations | None = None) -> Outputs:
+        """Return what `log_prob` takes, for every level; activations are what a head needs."""
+        x = (levels.to(self.of_levels.dtype if activations is None else activations.dtype) - CENTRE) / CENTRE
         reach = self.reach
         missing = (reach + 1) * (2 * reach + 1) - self.of_levels.shape[2]  # the pixel and those after it
         window = F.pad(self.of_levels, (0, missing)).unflatten(2, (reach + 1, 2 * reach + 1))
         seen = F.conv2d(F.pad(x, (reach, reach, reach, 0)), window)
-        seen = seen + F.conv2d(rectified(self.head(activations)), self.of_features[..., None, None])
+        if self.head is not None:
+            seen = seen + F.conv2d(rectified(self.head(activations)), self.of_features[..., None, None])
         own = (self.of_own * self.own_mask).flatten(0, 1)[..., None, None]
         h = seen.repeat(1, self.channels, 1, 1) + F.conv2d(x, own, self.bias.flatten())
         for layer in self.middle:
@@ -125,7 +134,10 @@ def log_prob(levels: Levels, outputs: Outputs) -> Float[Tensor, "batch channel h
 
 
 def integer_context(
-    model: ContextModel, feature_steps: Float[Tensor, " feature"], levels: Levels, activations: Activations
+    model: ContextModel,
+    feature_steps: Float[Tensor, " feature"],
+    levels: Levels,
+    activations: Activations | None = None,
 ) -> ContextNetwork:
     """Return the network in integers, for features in the given steps.
 
@@ -178,7 +190,7 @@ def integer_context(
     )
 
 
-def _hidden_ranges(model: ContextModel, levels: Levels, activations: Activations) -> list[Tensor]:
+def _hidden_ranges(model: ContextModel, levels: Levels, activations: Activations | None) -> list[Tensor]:
     """Return the range of each hidden unit (C, hidden), rectified, layer by layer."""
     ranges: list[Tensor] = []
 

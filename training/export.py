@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from codec.chunk import verified
 from codec.model import FILE, dumped
-from codec.payload import compress
+from codec.payload import KINDS, Effort, compress
 from models.bundle import Metrics, change_bundle, load_bundle, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE
 from training.card import model_card
 from training.codec import fit_codec
+from training.config import RunConfig
+from training.datasets import Dataset
+from training.distributed import Place
 from training.environment import environment
 from training.errors import RunError
 from training.evaluation import evaluate, fit_aggregated_posterior, posterior_means
@@ -37,7 +38,7 @@ CODEC_IMAGES = 1000  # of the test set, behind the codec's figure
 CODEC_HEADING = "\n## Codec\n"
 CODEC_NOTE = """
 `codec.safetensors` compresses images of this shape without loss: {images:,} test images as one payload take
-{bits_per_dim:.3f} bits/dim, all bytes counted.
+{best:.3f} bits/dim, all bytes counted, or {fast:.3f} with `effort=fast`.
 """
 
 
@@ -67,35 +68,33 @@ def export_run(trainer: Trainer, destination: Path) -> Metrics:
     return metrics
 
 
-def export_codec(trainer: Trainer, bundle: Path) -> float:
-    """Train the codec of a bundle that was exported, and put it there; return its bits/dim on test images.
+def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path) -> dict[Effort, float]:
+    """Train the codec of a bundle's model, and put it there; return its bits/dim on test images.
 
-    Raises BundleError where there is no such bundle, RunError where the config has no codec or the bundle is
-    not of this run's weights, CodecError where the codec cannot be used.
+    Raises BundleError where there is no such bundle, RunError where the config has no codec or the bundle was
+    trained on other data, CodecError where the codec cannot be used.
     """
-    config = trainer.config.codec
-    if config is None:
+    if config.codec is None:
         raise RunError("the config has no [codec] table")
-    model = load_bundle(bundle).model
-    weights, own = model.state_dict(), trainer.averaged_model.state_dict()
-    if weights.keys() != own.keys() or any(not torch.equal(weights[name], own[name].cpu()) for name in own):
-        raise RunError(f"{bundle}: not of this run's weights; export it first")
-    made_by = environment(trainer.place)
-    content = dumped(fit_codec(model.to(trainer.place.device), trainer.dataset, config, trainer.config.seed))
+    model = load_bundle(bundle).model.to(place.device)
+    training = json.loads((bundle / "training.json").read_bytes())
+    if (digest := training["data"]["digest"]) != dataset.digest:
+        raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
+    made_by = environment(place)
+    content = dumped(fit_codec(model, dataset, config.codec, config.seed))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, FILE).write_bytes(content)
         codec = verified(Path(folder, FILE))
-    test = trainer.dataset.test[:CODEC_IMAGES]
-    bits_per_dim = 8 * len(compress(test, codec)) / test.size
-    training = json.loads((bundle / "training.json").read_bytes())
-    training["config"]["codec"] = config.model_dump(mode="json")
+    test = dataset.test[:CODEC_IMAGES]
+    bits_per_dim = {effort: 8 * len(compress(test, codec, effort=effort)) / test.size for effort in KINDS}
+    training["config"]["codec"] = config.codec.model_dump(mode="json")
     training["codec"] = {
         "bits_per_dim": bits_per_dim,
         "test_images": len(test),
         **made_by,
     }
     card, _, _ = (bundle / "README.md").read_text(encoding="utf-8").partition(CODEC_HEADING)
-    note = CODEC_NOTE.format(bits_per_dim=bits_per_dim, images=len(test))
+    note = CODEC_NOTE.format(**bits_per_dim, images=len(test))
     change_bundle(
         bundle,
         {

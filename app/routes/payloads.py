@@ -31,9 +31,12 @@ from app.routes.common import (
     timed,
 )
 from codec.archive import is_archive, opened
-from codec.payload import Header, PayloadError, UnknownModelError, parsed
+from codec.payload import Effort, Header, PayloadError, UnknownModelError, parsed
 
 router = APIRouter(route_class=StrictRoute)
+EffortParameter = Annotated[
+    Effort, Query(description="`fast` takes a tenth of the time, for a payload that is less small.")
+]
 IndexParameter = Annotated[
     int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
 ]
@@ -41,7 +44,10 @@ IndexParameter = Annotated[
 
 @router.post("/compress", **openapi.COMPRESS)
 async def compress(
-    request: Request, model: ModelParameter = None, format: FormatParameter = None
+    request: Request,
+    effort: EffortParameter = "best",
+    model: ModelParameter = None,
+    format: FormatParameter = None,
 ) -> Response:
     """Compress images of one shape into a payload, without loss: what comes back equals what went in.
 
@@ -55,7 +61,7 @@ async def compress(
         return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
 
     images, deadline = await read(request, parse)
-    coding = service.coder.compress(images.transpose(0, 3, 1, 2), bundle.id, deadline)
+    coding = service.coder.compress(images.transpose(0, 3, 1, 2), bundle.id, effort, deadline)
     try:
         coded = await service.unless_departed(request, coding)
     except PayloadError as error:  # no payload holds images of such sides

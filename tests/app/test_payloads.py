@@ -24,8 +24,8 @@ from app.server import Server
 from app.service import load_bundles
 from app.settings import Settings
 from codec.archive import pack
-from codec.model import FILE, CodecError, CodecModel, Golden, dumped
-from codec.payload import compress, divided, encoded, images_a_chunk, parsed
+from codec.model import FILE, CodecError, CodecModel, dumped
+from codec.payload import KINDS, Effort, compress, divided, encoded, images_a_chunk, parsed
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png
 from tests.app.conftest import Running, running
@@ -56,13 +56,16 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
+@pytest.mark.parametrize("effort", KINDS)
 @pytest.mark.parametrize("count", [1, 3, images_a_chunk(GREY) + 2])
-def test_a_payload_is_the_library_s(client: httpx.Client, codec: CodecModel, count: int) -> None:
+def test_a_payload_is_the_library_s(
+    client: httpx.Client, codec: CodecModel, count: int, effort: Effort
+) -> None:
     images = pictures(GREY, count)
-    response = compressed(client, images)
+    response = compressed(client, images, effort=effort)
     assert response.status_code == 200
     assert response.headers["content-type"] == PAYLOAD
-    assert response.content == compress(images, codec)
+    assert response.content == compress(images, codec, effort=effort)
     np.testing.assert_array_equal(decoded(decompressed(client, response.content), "npy"), in_place(images))
 
 
@@ -158,9 +161,12 @@ def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: 
     jobs = [pictures(GREY, 1, seed=1), pictures(GREY, 7, seed=2), noise(2, *GREY), pictures(GREY, 1, seed=3)]
     parts = [chunk_rows(divided(images)) for images in jobs]
     [streams] = engine.launch(ModelTask("grey", Operation.COMPRESS), parts).result()
-    assert list(streams) == [encoded([images], codec)[0] for images in jobs]
+    assert list(streams) == [encoded([images], codec, "best")[0] for images in jobs]
     assert [stream.classical for stream in streams] == [False, False, True, False]
-    payloads = [compress(images, codec) for images in jobs]
+    [fast] = engine.launch(ModelTask("grey", Operation.COMPRESS_FAST), parts).result()
+    assert list(fast) == [encoded([images], codec, "fast")[0] for images in jobs]
+    efforts: list[Effort] = ["best", "fast", "best", "fast"]
+    payloads = [compress(images, codec, effort=e) for images, e in zip(jobs, efforts, strict=True)]
     chunks = [chunk_rows(parsed(payload, lambda _: codec).chunks) for payload in payloads]
     [found] = engine.launch(ModelTask("grey", Operation.DECOMPRESS), chunks).result()
     for images, expected in zip(found, jobs, strict=True):
@@ -319,15 +325,17 @@ def test_a_codec_that_this_machine_runs_otherwise_stops_the_start(
     bundle_folder: Path, tmp_path: Path, codec: CodecModel
 ) -> None:
     shutil.copytree(bundle_folder / "grey", tmp_path / "grey")
-    other = replace(codec, golden=Golden(codec.golden.levels ^ 1, codec.golden.stream))
+    other = replace(codec, golden=codec.golden._replace(levels=codec.golden.levels ^ 1))
     change_bundle(tmp_path / "grey", {FILE: dumped(other)})
     server = Server(Settings(models=(str(tmp_path / "grey"),), port=0, device="cpu", log_level="error"))
     server.run()
     fault = server.app.state.service.load_fault
     assert isinstance(fault, CodecError)
     assert fault.faults == [
-        "the golden images make another stream here",
-        "the golden stream makes other images here",
+        "golden.stream: the golden images make another stream here",
+        "golden.stream: it makes other images here",
+        "golden.fast_stream: the golden images make another stream here",
+        "golden.fast_stream: it makes other images here",
     ]
     assert server.exit_status() == 1
 

@@ -52,8 +52,10 @@ class Reference:
         return self.tensors[name]
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """Return the images of a payload of kind 1 without classical chunks."""
-        assert payload[:3] == b"\x56\xc6\x11"
+        """Return the images of a payload of kind 1 or 2 without classical chunks."""
+        assert payload[:2] == b"\x56\xc6"
+        assert payload[2] in (0x11, 0x12)
+        self.is_fast = payload[2] == 0x12
         assert payload[3:7] == self.prefix
         place = 7
 
@@ -88,19 +90,23 @@ class Reference:
     def chunk(self, data: bytes, images: int) -> np.ndarray:
         stream = Stream(data)
         first, starts, lowest = self["latents.first"], self["latents.starts"], self["latents.lowest"]
-        latents = [
-            [lowest[d] + stream.symbol(starts[first[d] : first[d + 1]]) for d in range(len(lowest))]
-            for _ in range(images)
-        ]
-        features = [self.features(k) for k in latents]
+        features: list[Any] = []
+        if not self.is_fast:
+            latents = [
+                [lowest[d] + stream.symbol(starts[first[d] : first[d + 1]]) for d in range(len(lowest))]
+                for _ in range(images)
+            ]
+            features = [self.features(k) for k in latents]
+        size = 16 if self.is_fast else 4
         channels, height, width = self.config["shape"]
         levels = np.zeros((images, height, width, channels), np.uint8)
-        for group in range(0, images, 4):
+        for group in range(0, images, size):
             for y in range(height):
                 for x in range(width):
                     for c in range(channels):
-                        for n in range(group, min(group + 4, images)):
-                            table = self.level_starts(levels[n], features[n][y][x], y, x, c)
+                        for n in range(group, min(group + size, images)):
+                            of_pixel = [] if self.is_fast else features[n][y][x]
+                            table = self.level_starts(levels[n], of_pixel, y, x, c)
                             levels[n, y, x, c] = stream.symbol(table)
         assert stream.state == 0
         assert not stream.words
@@ -170,22 +176,23 @@ class Reference:
 
     def level_starts(self, levels: np.ndarray, features: list[int], y: int, x: int, c: int) -> list[int]:
         height, width, channels = levels.shape
+        net = "fast" if self.is_fast else "context"
         inputs = []
-        for dy, dx in self["context.offsets"]:
+        for dy, dx in self[f"{net}.offsets"]:
             inside = 0 <= y + dy < height and 0 <= x + dx < width
             inputs += [int(levels[y + dy, x + dx, j]) - 128 if inside else 0 for j in range(channels)]
         inputs += features
         own = [int(levels[y, x, j]) - 128 for j in range(c)]
         hidden = []
-        for o, weight in enumerate(self["context.seen_weight"]):
+        for o, weight in enumerate(self[f"{net}.seen_weight"]):
             inputs += [0] * (len(weight) - len(inputs))
-            total = sum(w * v for w, v in zip(weight, inputs, strict=True)) + self["context.first_bias"][c][o]
-            total += sum(w * v for w, v in zip(self["context.own_weight"][c][o], own, strict=False))
-            hidden.append(act(total, self["context.first_shift"][c][o], -512, 4095))
-        for layer in range(len(self["context.middle_weight"][c])):
-            hidden = [act(t, s, -512, 4095) for t, s in self._dense(hidden, "context.middle", c, layer)]
-        outputs = [rounded(t, s) for t, s in self._dense(hidden, "context.last", c)]
-        size = self.config["components"]
+            total = sum(w * v for w, v in zip(weight, inputs, strict=True)) + self[f"{net}.first_bias"][c][o]
+            total += sum(w * v for w, v in zip(self[f"{net}.own_weight"][c][o], own, strict=False))
+            hidden.append(act(total, self[f"{net}.first_shift"][c][o], -512, 4095))
+        for layer in range(len(self[f"{net}.middle_weight"][c])):
+            hidden = [act(t, s, -512, 4095) for t, s in self._dense(hidden, f"{net}.middle", c, layer)]
+        outputs = [rounded(t, s) for t, s in self._dense(hidden, f"{net}.last", c)]
+        size = (self.config["fast"] if self.is_fast else self.config)["components"]
         logits = [min(max(v, 0), 255) for v in outputs[:size]]
         locations = [min(max(v, -512), 4592) for v in outputs[size : 2 * size]]
         steepnesses = [self["tables.steepnesses"][min(max(v, 0), 127)] for v in outputs[2 * size :]]

@@ -52,6 +52,16 @@ def test_a_folder_comes_back_pixel_by_pixel(capsys: pytest.CaptureFixture[str]) 
     np.testing.assert_array_equal(Image.open("out/b/alpha.webp.png"), Image.open(folder / "b/alpha.webp"))
 
 
+def test_fast_payloads_are_written_on_request(grey: CodecModel) -> None:
+    np.save("in.npy", pictures(SHAPES["grey"], 3))
+    assert command.main(["compress", "in.npy", "--to", "packed", "--effort", "fast"]) == 0
+    assert Path("packed").read_bytes() == compress(pictures(SHAPES["grey"], 3), grey, effort="fast")
+    images_in(Path("in"))
+    assert command.main(["compress", "in", "--to", "archive", "--effort", "fast"]) == 0
+    assert command.main(["decompress", "archive", "--to", "out"]) == 0
+    np.testing.assert_array_equal(Image.open("out/3.png"), Image.open("in/3.png"))
+
+
 def test_a_payload_becomes_png_files(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:
     images = pictures(SHAPES["grey"], 3)
     Path("payload").write_bytes(compress(images, grey))

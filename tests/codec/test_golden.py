@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from codec.chunk import verified
 from codec.model import FILE, CodecModel
-from codec.payload import compress, decompress, parsed
+from codec.payload import KINDS, Effort, compress, decompress, parsed
 from models.bundle import SHIPPED
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,23 +34,28 @@ def images_of(id: str) -> np.ndarray:
 
 
 def test_every_shipped_codec_has_a_golden_payload() -> None:
-    assert CODECS == list(PIXELS) == [path.stem for path in sorted(GOLDEN.glob("*.vae"))]
+    assert list(PIXELS) == CODECS
+    expected = [f"{id}.{effort}.vae" for id in CODECS for effort in sorted(KINDS)]
+    assert [path.name for path in sorted(GOLDEN.glob("*.vae"))] == expected
 
 
-def test_a_golden_payload_gives_its_pixels(codec: tuple[str, CodecModel]) -> None:
+@pytest.mark.parametrize("effort", KINDS)
+def test_a_golden_payload_gives_its_pixels(codec: tuple[str, CodecModel], effort: Effort) -> None:
     id, model = codec
-    payload = (GOLDEN / f"{id}.vae").read_bytes()
+    payload = (GOLDEN / f"{id}.{effort}.vae").read_bytes()
     images = decompress(parsed(payload, {model.prefix: model}.get))
     assert hashlib.sha256(images.tobytes()).hexdigest() == PIXELS[id]
     np.testing.assert_array_equal(images, images_of(id))
 
 
+@pytest.mark.parametrize("effort", KINDS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_bytes_are_made_here(codec: tuple[str, CodecModel], threads: int) -> None:
+def test_the_same_bytes_are_made_here(codec: tuple[str, CodecModel], threads: int, effort: Effort) -> None:
     id, model = codec
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert compress(images_of(id), model) == (GOLDEN / f"{id}.vae").read_bytes()
+        payload = (GOLDEN / f"{id}.{effort}.vae").read_bytes()
+        assert compress(images_of(id), model, effort=effort) == payload
     finally:
         torch.set_num_threads(before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,35 +12,51 @@ from hypothesis import strategies as st
 from codec.mixture import (
     LEVELS,
     LOGITS,
+    MARGIN,
     SCALES,
     Each,
     cumulative,
     find_level,
+    likely_level,
     make_tables,
-    set_weights,
+    set_mixtures,
     table_faults,
+    workplace,
 )
 from codec.rans import TOTAL
 
 TABLES = make_tables()
-COMPONENT = st.tuples(st.integers(0, LOGITS - 1), st.integers(-600, 4700), st.integers(0, SCALES - 1))
+COMPONENT = st.tuples(
+    st.integers(0, LOGITS - 1), st.integers(-MARGIN, 255 * 16 + MARGIN), st.integers(0, SCALES - 1)
+)
 MIXTURES = st.lists(COMPONENT, min_size=1, max_size=5)
 Component = tuple[int, int, int]
 
 
-def prepared(mixture: list[Component]) -> tuple[np.ndarray, int, Each]:
-    """Return a mixture's weights, locations, steepnesses, alone in an array; its best; its length."""
-    logits, locations, scales = (np.array(values, np.int64) for values in zip(*mixture, strict=True))
-    mixtures = np.stack([logits, locations, TABLES.steepnesses[scales]])[None]
+class Prepared(NamedTuple):
+    """A mixture in the middle of three lanes, each of its own."""
+
+    weights: np.ndarray
+    locations: np.ndarray
+    steepnesses: np.ndarray
+    each: Each
+
+
+LANE = 1
+
+
+def prepared(mixture: list[Component]) -> Prepared:
+    outputs = np.array(mixture, np.int32).T.reshape(-1, 1)
+    lanes = np.concatenate([outputs[::-1], outputs, 0 * outputs], axis=1)
     each = (0,) * len(mixture)
-    best = set_weights(mixtures, 0, each, TABLES.exponentials)
-    assert mixtures[0, 0, best] == mixtures[0, 0].max()
-    return mixtures, best, each
+    parts = workplace(3, each)
+    set_mixtures(lanes, 3, TABLES, each, *parts)
+    return Prepared(*parts, each)
 
 
 def slots(mixture: list[Component]) -> np.ndarray:
-    parts, _, each = prepared(mixture)
-    return np.diff([cumulative(x, parts, 0, each, TABLES.logistic) for x in range(LEVELS + 1)])
+    parts = prepared(mixture)
+    return np.diff([cumulative(x, LANE, *parts, TABLES.logistic) for x in range(LEVELS + 1)])
 
 
 def float_probabilities(mixture: list[Component]) -> np.ndarray:
@@ -69,16 +87,43 @@ def test_it_costs_no_more_than_the_float_mixture(mixture: list[Component]) -> No
 @settings(deadline=None)
 @given(MIXTURES, st.integers(0, TOTAL - 1))
 def test_the_level_of_a_slot_is_found(mixture: list[Component], slot: int) -> None:
-    parts, best, each = prepared(mixture)
-    level, start, end = find_level(slot, parts, 0, best, each, TABLES.logistic)
+    parts = prepared(mixture)
+    level, start, end = find_level(slot, LANE, *parts, TABLES.logistic)
     assert start <= slot < end
-    assert start == cumulative(level, parts, 0, each, TABLES.logistic)
-    assert end == cumulative(level + 1, parts, 0, each, TABLES.logistic)
+    assert start == cumulative(level, LANE, *parts, TABLES.logistic)
+    assert end == cumulative(level + 1, LANE, *parts, TABLES.logistic)
+
+
+@settings(deadline=None)
+@given(MIXTURES)
+def test_weights_are_the_exact_quotients_and_the_first_of_the_largest_has_the_rest(
+    mixture: list[Component],
+) -> None:
+    logits = [logit for logit, _, _ in mixture]
+    shares = [int(TABLES.exponentials[max(logits) - logit]) for logit in logits]
+    expected = [(share << 16) // sum(shares) for share in shares]
+    expected[logits.index(max(logits))] += 2**16 - sum(expected)
+    assert prepared(mixture).weights[:, LANE].tolist() == expected
+
+
+def test_outputs_beyond_their_range_count_as_its_ends() -> None:
+    beyond = prepared([(999, -9999, -1), (-5, 9999, 999)])
+    within = prepared([(LOGITS - 1, -MARGIN, 0), (0, 255 * 16 + MARGIN, SCALES - 1)])
+    for name in ("weights", "locations", "steepnesses"):
+        np.testing.assert_array_equal(getattr(beyond, name)[:, LANE], getattr(within, name)[:, LANE])
+
+
+@settings(deadline=None)
+@given(MIXTURES)
+def test_the_likely_level_is_that_of_the_heaviest_component(mixture: list[Component]) -> None:
+    parts = prepared(mixture)
+    best = int(np.argmax(parts.weights[:, LANE]))
+    expected = min(max((mixture[best][1] + 8) // 16, 0), LEVELS - 1)
+    assert likely_level(LANE, parts.weights, parts.locations, parts.each) == expected
 
 
 def test_weights_are_the_softmax_of_logits_in_sixteenths_and_sum_to_one() -> None:
-    mixtures, _, _ = prepared([(100, 0, 0), (116, 0, 0), (84, 0, 0)])
-    weights = mixtures[0, 0]
+    weights = prepared([(100, 0, 0), (116, 0, 0), (84, 0, 0)]).weights[:, LANE]
     np.testing.assert_allclose(weights / 2**16, np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum(), atol=1e-4)
     assert weights.sum() == 2**16
 

@@ -48,19 +48,18 @@ def test_a_codec_comes_back_from_its_file(codec: CodecModel, tmp_path: Path) -> 
 
 def test_golden_images_show_other_arithmetic(grey: CodecModel, tmp_path: Path) -> None:
     other = with_golden(grey, pictures(grey.config.shape, 2))
-    stream = other.golden.stream.copy()
-    save_codec(tmp_path / FILE, replace(other, golden=other.golden._replace(stream=stream[:-2])))
-    with pytest.raises(CodecError) as error:
-        verified(tmp_path / FILE)
-    assert error.value.faults[0] == "the golden images make another stream here"
-    swapped = replace(other, golden=other.golden._replace(levels=other.golden.levels[::-1].copy()))
-    save_codec(tmp_path / FILE, swapped)
-    with pytest.raises(CodecError, match="the golden stream makes other images here"):
-        verified(tmp_path / FILE)
-    too_long = replace(other, golden=other.golden._replace(stream=np.append(stream, [1, 2]).astype(np.uint8)))
-    save_codec(tmp_path / FILE, too_long)
-    with pytest.raises(CodecError, match="the golden stream cannot be read here: "):
-        verified(tmp_path / FILE)
+    for name in ("stream", "fast_stream"):
+        stream = getattr(other.golden, name).copy()
+        longer = np.append(stream, [1, 2]).astype(np.uint8)
+        faults_of = {
+            f"golden.{name}: the golden images make another stream here": {name: stream[:-2]},
+            f"golden.{name}: it makes other images here": {"levels": other.golden.levels[::-1].copy()},
+            f"golden.{name}: it cannot be read here: the stream does not end": {name: longer},
+        }
+        for fault, change in faults_of.items():
+            save_codec(tmp_path / FILE, replace(other, golden=other.golden._replace(**change)))
+            with pytest.raises(CodecError, match=fault):
+                verified(tmp_path / FILE)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import payload as payloads
-from codec.chunk import decode_chunk
+from codec.chunk import decode_chunk, decode_fast_chunk, encode_chunk, encode_fast_chunk
 from codec.classical import encode_classical
 from codec.model import CodecModel
 from codec.payload import (
+    KINDS,
+    Effort,
     Kind,
     PayloadError,
     UnknownModelError,
@@ -36,12 +38,13 @@ def noise(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
 
 
+@pytest.mark.parametrize("effort", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 9])
-def test_images_come_back_from_the_model(codec: CodecModel, count: int) -> None:
+def test_images_come_back_from_the_model(codec: CodecModel, count: int, effort: Effort) -> None:
     images = pictures(codec.config.shape, count, seed=2)
-    payload = compress(images, codec)
+    payload = compress(images, codec, effort=effort)
     header = parsed(payload, {codec.prefix: codec}.get)
-    assert (header.kind, header.count, header.shape) == (Kind.BEST, count, codec.config.shape)
+    assert (header.kind, header.count, header.shape) == (KINDS[effort], count, codec.config.shape)
     np.testing.assert_array_equal(decompress(header), images)
 
 
@@ -53,10 +56,14 @@ def test_a_single_image_has_a_header_of_twelve_bytes(grey: CodecModel) -> None:
     assert len(payload) < 12 + len(encode_classical(image))
 
 
-def test_images_do_not_depend_on_the_ones_beside_them(codec: CodecModel) -> None:
-    images = pictures(codec.config.shape, 6, seed=4)
-    for image in images:
-        np.testing.assert_array_equal(decoded(compress(image[None], codec), codec), image[None])
+@pytest.mark.parametrize("effort", KINDS)
+def test_extreme_images_come_back(codec: CodecModel, effort: Effort) -> None:
+    shape = codec.config.shape
+    ends = [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), noise(1, *shape)[0]]
+    images = np.stack([*ends, *pictures(shape, 15)])
+    stream = {"best": encode_chunk, "fast": encode_fast_chunk}[effort](codec, images)
+    found = {"best": decode_chunk, "fast": decode_fast_chunk}[effort](codec, stream, len(images))
+    np.testing.assert_array_equal(found, images)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +82,12 @@ def test_transparent_pixels_keep_their_colours() -> None:
     np.testing.assert_array_equal(decoded(compress(images, None)), images)
 
 
-def test_a_payload_is_never_larger_than_the_classical_one_and_its_header(grey: CodecModel) -> None:
+@pytest.mark.parametrize("effort", KINDS)
+def test_a_payload_is_never_larger_than_the_classical_one_and_its_header(
+    grey: CodecModel, effort: Effort
+) -> None:
     for images in (noise(3, 1, 8, 8), np.zeros((4, 1, 8, 8), np.uint8), pictures(SHAPES["grey"], 3)):
-        assert len(compress(images, grey)) <= len(compress(images, None))
+        assert len(compress(images, grey, effort=effort)) <= len(compress(images, None, effort=effort))
 
 
 def test_chunks_of_either_sort_go_together(grey: CodecModel) -> None:
@@ -102,16 +112,18 @@ def test_a_large_sheet_is_more_than_one_chunk() -> None:
     assert images_a_chunk((1, 1, 1)) == 16383
 
 
-def test_every_truncation_is_an_error(codec: CodecModel) -> None:
-    payload = compress(pictures(codec.config.shape, 2), codec)
+@pytest.mark.parametrize("effort", KINDS)
+def test_every_truncation_is_an_error(codec: CodecModel, effort: Effort) -> None:
+    payload = compress(pictures(codec.config.shape, 2), codec, effort=effort)
     for size in range(len(payload)):
         with pytest.raises(PayloadError):
             decoded(payload[:size], codec)
 
 
+@pytest.mark.parametrize("effort", KINDS)
 @pytest.mark.parametrize("count", [1, 2])
-def test_every_flipped_bit_is_an_error(codec: CodecModel, count: int) -> None:
-    payload = compress(pictures(codec.config.shape, count), codec)
+def test_every_flipped_bit_is_an_error(codec: CodecModel, count: int, effort: Effort) -> None:
+    payload = compress(pictures(codec.config.shape, count), codec, effort=effort)
     for bit in range(8 * len(payload)):
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -148,9 +160,10 @@ def test_a_sheet_that_is_larger_than_declared_is_not_decoded(side: int) -> None:
         decoded(b"V\xc6\x10\x01\x64\x64\x01abcd" + stream)
 
 
-def test_pictures_that_are_the_same_cost_no_more_than_classically(grey: CodecModel) -> None:
+@pytest.mark.parametrize("effort", KINDS)
+def test_pictures_that_are_the_same_cost_no_more_than_classically(grey: CodecModel, effort: Effort) -> None:
     images = np.tile(noise(5, 1, 8, 8), (205, 1, 1, 1))
-    assert len(compress(images, grey)) <= len(compress(images, None))
+    assert len(compress(images, grey, effort=effort)) <= len(compress(images, None, effort=effort))
 
 
 def test_no_images_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +175,7 @@ def test_no_images_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @settings(deadline=None, max_examples=200)
-@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1]))
+@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1, 2]))
 def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> None:
     prefix = grey.prefix if kind else b""
     with pytest.raises(PayloadError):
@@ -175,7 +188,7 @@ def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> 
         (b"", "ends after 0 bytes, at least 2 expected"),
         (b"PK\x03\x04", "not a payload: it does not begin with 56 c6"),
         (b"V\xc6\x21", "version 2 is not known here, only version 1"),
-        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 1"),
+        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 2"),
         (b"V\xc6\x10\x02\x01\x01\x01", "shape 2×1×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
         (b"V\xc6\x10\x01\x81\x40\x01\x01", "shape 1×8193×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
         (b"V\xc6\x10\x01\x01\x01\x00", "0 images of 1×1×1: 0 levels, outside 1 … 16777216"),
@@ -214,6 +227,8 @@ def test_a_sheet_of_another_size_is_an_error() -> None:
 def test_a_stream_that_begins_with_zero_is_an_error(grey: CodecModel) -> None:
     with pytest.raises(StreamError, match="the stream begins with a zero byte"):
         decode_chunk(grey, b"\0\1", 1)
+    with pytest.raises(StreamError, match="the stream begins with a zero byte"):
+        decode_fast_chunk(grey, b"\0\1", 1)
 
 
 def test_bytes_after_the_last_chunk_are_an_error(grey: CodecModel) -> None:

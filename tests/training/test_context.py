@@ -11,6 +11,7 @@ import torch
 from codec.context import context_faults, slots_of_levels
 from codec.mixture import make_tables
 from codec.rans import TOTAL
+from models.vae import Upsample
 from tests.codecs import SHAPES, TRAINING, pictures
 from training.config import CodecTraining
 from training.context import ContextModel, context_offsets, integer_context, log_prob
@@ -21,7 +22,16 @@ ACTIVATIONS = 3
 def built(shape: tuple[int, int, int], config: CodecTraining = TRAINING) -> ContextModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ContextModel(shape, ACTIVATIONS, config)
+        head = Upsample(ACTIVATIONS, config.features, (shape[1], shape[2]))
+        model = ContextModel(
+            shape,
+            reach=config.reach,
+            hidden=config.hidden,
+            layers=config.layers,
+            components=config.components,
+            head=head,
+            features=config.features,
+        )
         for parameter in model.last.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         return model
@@ -65,11 +75,12 @@ def test_integers_cost_what_the_floats_say(shape: tuple[int, int, int], layers: 
     levels, activations = inputs(shape, 32)
     with torch.inference_mode():
         expected = -log_prob(levels, model(levels, activations)) / math.log(2)
+        assert model.head is not None
         features = torch.nn.functional.leaky_relu(model.head(activations), 1 / 8)
     steps = features.abs().amax(dim=(0, 2, 3)) / 223
     units = torch.round(features / steps[:, None, None]).permute(0, 2, 3, 1).numpy().astype(np.int16)
     net = integer_context(model, steps, levels, activations)
-    assert context_faults(net, TRAINING.reach) == []
+    assert context_faults("context", net, TRAINING.reach) == []
     in_place = np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
     _, frequencies = slots_of_levels(in_place, units, net, make_tables(), (0,) * TRAINING.components)
     assert -np.log2(frequencies / TOTAL).mean() == pytest.approx(float(expected.mean()), rel=2e-3)
@@ -81,7 +92,10 @@ def test_a_large_bias_takes_bits_from_the_weights_beside_it() -> None:
         model.last.weight *= 1e-6
         model.last.bias += 200.0
     levels, activations = inputs(SHAPES["grey"], 4)
-    assert context_faults(integer_context(model, torch.ones(4), levels, activations), TRAINING.reach) == []
+    assert (
+        context_faults("context", integer_context(model, torch.ones(4), levels, activations), TRAINING.reach)
+        == []
+    )
 
 
 def test_probabilities_sum_to_one() -> None:

@@ -13,12 +13,14 @@ from PIL import Image
 
 from codec.chunk import verified
 from codec.model import FILE, CodecError
-from codec.payload import Kind, compress, decompress, parsed
+from codec.payload import KINDS, compress, decompress, parsed
 from models.bundle import REQUIRED, BundleError, load_bundle
 from models.priors import AggregatedPosterior
 from tests.training.conftest import tiny_dataset, tiny_trainer
 from training import export
-from training.config import CodecTraining
+from training.config import CodecTraining, RunConfig
+from training.datasets import Dataset
+from training.distributed import Place
 from training.errors import RunError
 from training.evaluation import evaluate
 from training.export import export_codec, export_run, provenance
@@ -207,32 +209,41 @@ CODEC = {
 }
 
 
+Fitting = tuple[RunConfig, Dataset, Place]
+
+
 @pytest.fixture
-def with_codec_config(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    config = CodecTraining.model_validate(CODEC)
-    monkeypatch.setattr(trained, "config", trained.config.model_copy(update={"codec": config}))
-    return trained
+def fitting(trained: Trainer) -> Fitting:
+    """What a codec is fitted with, beside the bundle."""
+    codec = CodecTraining.model_validate(CODEC)
+    return trained.config.model_copy(update={"codec": codec}), trained.dataset, trained.place
 
 
 def test_a_bundle_gets_a_codec_and_another_in_its_place(
-    bundle: Path, with_codec_config: Trainer, tmp_path: Path
+    bundle: Path, fitting: Fitting, tmp_path: Path
 ) -> None:
     shutil.copytree(bundle, tmp_path / "tiny")
-    bits_per_dim = export_codec(with_codec_config, tmp_path / "tiny")
+    bits_per_dim = export_codec(*fitting, tmp_path / "tiny")
     once = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
-    codec, test = verified(tmp_path / "tiny" / FILE), with_codec_config.dataset.test
-    payload = compress(test, codec)
-    assert parsed(payload, {codec.prefix: codec}.get).kind == Kind.BEST
-    assert bits_per_dim == 8 * len(payload) / test.size
-    np.testing.assert_array_equal(decompress(parsed(payload, {codec.prefix: codec}.get)), test)
+    config, dataset, _ = fitting
+    codec, test = verified(tmp_path / "tiny" / FILE), dataset.test
+    for effort in KINDS:
+        payload = compress(test, codec, effort=effort)
+        header = parsed(payload, {codec.prefix: codec}.get)
+        assert header.kind == KINDS[effort]
+        assert bits_per_dim[effort] == 8 * len(payload) / test.size
+        np.testing.assert_array_equal(decompress(header), test)
     training = json.loads(once["training.json"])
     assert training["codec"]["bits_per_dim"] == bits_per_dim
     assert training["codec"]["test_images"] == len(test)
-    assert training["config"]["codec"] == with_codec_config.config.codec.model_dump(mode="json")  # type: ignore[union-attr]
-    assert f"12 test images as one payload take\n{bits_per_dim:.3f} bits/dim" in once["README.md"].decode()
+    assert training["config"]["codec"] == config.codec.model_dump(mode="json")  # type: ignore[union-attr]
+    assert (
+        f"12 test images as one payload take\n{bits_per_dim['best']:.3f} bits/dim"
+        in once["README.md"].decode()
+    )
     load_bundle(tmp_path / "tiny")
 
-    assert export_codec(with_codec_config, tmp_path / "tiny") == bits_per_dim
+    assert export_codec(*fitting, tmp_path / "tiny") == bits_per_dim
     again = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
     assert again == once
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
@@ -240,29 +251,28 @@ def test_a_bundle_gets_a_codec_and_another_in_its_place(
 
 def test_a_codec_needs_its_table_in_the_config(bundle: Path, trained: Trainer) -> None:
     with pytest.raises(RunError, match=r"the config has no \[codec\] table"):
-        export_codec(trained, bundle)
+        export_codec(trained.config, trained.dataset, trained.place, bundle)
 
 
-def test_a_codec_is_not_put_beside_other_weights(
-    bundle: Path, with_codec_config: Trainer, monkeypatch: pytest.MonkeyPatch
+def test_a_codec_is_not_fitted_to_other_data(
+    bundle: Path, fitting: Fitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = tiny_trainer(seed=5)
-    monkeypatch.setattr(other, "config", with_codec_config.config)
+    config, dataset, place = fitting
     monkeypatch.setattr(export, "fit_codec", forbidden)
-    with pytest.raises(RunError, match="not of this run's weights; export it first"):
-        export_codec(other, bundle)
+    with pytest.raises(RunError, match=f"trained on data of digest {dataset.digest}; this is sha256:other"):
+        export_codec(config, replace(dataset, digest="sha256:other"), place, bundle)
 
 
 def test_a_codec_that_cannot_be_used_leaves_the_bundle_as_it_is(
-    bundle: Path, with_codec_config: Trainer, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, fitting: Fitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     monkeypatch.setattr(export, "dumped", lambda codec: b"no tensors")
     with pytest.raises(CodecError):
-        export_codec(with_codec_config, bundle)
+        export_codec(*fitting, bundle)
     assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
 
 
-def test_a_codec_goes_into_a_bundle_alone(with_codec_config: Trainer, tmp_path: Path) -> None:
+def test_a_codec_goes_into_a_bundle_alone(fitting: Fitting, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no such folder"):
-        export_codec(with_codec_config, tmp_path / "missing")
+        export_codec(*fitting, tmp_path / "missing")

@@ -137,7 +137,7 @@ def test_export_fits_a_codec_where_the_config_has_one_and_codec_does_it_again(
     assert main(["export", *options]) == 0
     exported = (tmp_path / "tiny" / "codec.safetensors").read_bytes()
     assert f"codec written to {tmp_path / 'tiny'}: " in capsys.readouterr().out
-    assert main(["codec", *options]) == 0
+    assert main(["codec", str(config), "--to", str(tmp_path)]) == 0
     assert (tmp_path / "tiny" / "codec.safetensors").read_bytes() == exported
     again = tmp_path / "tiny" / "training.json"
     assert json.loads(again.read_bytes())["config"]["codec"]["hidden"] == 4
