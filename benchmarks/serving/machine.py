@@ -28,9 +28,9 @@ def cpu_model(cpuinfo: str) -> str:
     return next(names, platform.processor() or "unknown")
 
 
-def describe_versions() -> dict[str, str]:
-    """Return the versions of Python and of what serves."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+def describe_versions(*more: str) -> dict[str, str]:
+    """Return the versions of Python, of what serves, and of more packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in (*PACKAGES, *more)}}
 
 
 def describe_commit() -> str:

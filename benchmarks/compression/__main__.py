@@ -1,0 +1,60 @@
+"""`python -m benchmarks.compression`: the shipped codecs against image formats and general compressors.
+
+Lossless, on every image of each bundle's test set, one thread: one file of all, and each image alone, all
+bytes counted, all images read back and compared. Needs `make data` and takes half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.compression.contenders import contenders
+from benchmarks.compression.measurement import Measured, measured
+from benchmarks.compression.report import table, write_report
+from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from codec.chunk import verified
+from codec.model import FILE
+from models.bundle import SHIPPED
+from training.config import read_config
+from training.datasets import load_dataset
+
+CONFIGS = Path("training/configs")
+PACKAGES = ("numba", "pillow", "imagecodecs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every shipped codec and its peers, write the figures and print them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description=__doc__)
+    parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="1-100", default=3)
+    parser.add_argument("--images", type=int, help="of each test set, from the first; all by default")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/compression/results"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    facts = {
+        "command": shlex.join(["python", "-m", "benchmarks.compression", *(arguments or sys.argv[1:])]),
+        "machine": describe_machine(),
+        "versions": describe_versions(*PACKAGES),
+        "commit": describe_commit(),
+    }
+    bundles = [path.parent.name for path in sorted(SHIPPED.glob(f"*/{FILE}"))]
+    results = {bundle: measure(bundle, options.rounds, options.images) for bundle in bundles}
+    write_report(options.out, facts, results)
+    print(table(results))
+    return 0
+
+
+def measure(bundle: str, rounds: int, images: int | None) -> list[Measured]:
+    """Measure a bundle's codec and its peers on the first images of its test set."""
+    codec = verified(SHIPPED / bundle / FILE)
+    test = load_dataset(read_config(CONFIGS / f"{bundle}.toml").data).test[:images]
+    return [measured(contender, test, rounds) for contender in contenders(codec)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
