@@ -24,9 +24,9 @@ from app.workers import Workers
 from codec.model import CodecModel
 from codec.payload import (
     CHUNK_LEVELS,
-    Effort,
     Header,
     Images,
+    Manner,
     assembled,
     chunk_of,
     compress,
@@ -106,20 +106,19 @@ class Coder:
         """Every codec's id and the digest that payloads name it by."""
         return ", ".join(f"{id} ({codec.prefix.hex()})" for id, codec in self._codecs.items()) or "none"
 
-    async def compress(self, images: Images, id: str, effort: Effort, deadline: float) -> Coded:
+    async def compress(self, images: Images, id: str, manner: Manner, deadline: float) -> Coded:
         """Return the payload of images (N,C,H,W), made with a bundle's codec where they have its shape.
 
         Raises PayloadError for images that no payload can hold, Problem as the batcher does.
         """
         model = model_for(images.shape[1:], self._codecs.get(id))
         if model is None:
-            done = await self._workers.run(
-                partial(compress, images, None, effort=effort), images.nbytes, deadline
-            )
+            done = await self._workers.run(partial(compress, images, None, manner), images.nbytes, deadline)
             return Coded(done.found, None, done.queue_seconds, done.compute_seconds)
-        parts = divided(images)
-        answer = await self._batcher.submit(ModelTask(id, OPERATIONS[effort]), chunk_rows(parts), deadline)
-        payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model, effort), images.nbytes)
+        parts = await _soon(partial(divided, images, manner.max_error), images.nbytes)
+        task = ModelTask(id, OPERATIONS[manner.effort], max_error=manner.max_error)
+        answer = await self._batcher.submit(task, chunk_rows(parts), deadline)
+        payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model, manner), images.nbytes)
         return Coded(
             payload, id if is_learned(payload) else None, answer.queue_seconds, answer.compute_seconds
         )

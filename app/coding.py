@@ -13,7 +13,7 @@ from app.batcher import Arrays, Pending
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from codec.model import CodecModel
-from codec.payload import Effort, decoded, encoded
+from codec.payload import Effort, Manner, decoded, encoded
 from codec.workers import workers
 
 OPERATIONS: dict[Effort, Operation] = {"best": Operation.COMPRESS, "fast": Operation.COMPRESS_FAST}
@@ -55,4 +55,5 @@ class CodingEngine:
     def _coded(self, task: ModelTask, chunks: list[Any]) -> list[object]:
         if task.operation is Operation.DECOMPRESS:  # Chunk → images (N,C,H,W), or PayloadError
             return list(decoded(chunks))
-        return list(encoded(chunks, self._codecs[task.model], EFFORTS[task.operation]))  # images → Stream
+        manner = Manner(EFFORTS[task.operation], task.max_error)
+        return list(encoded(chunks, self._codecs[task.model], manner))  # images (N,C,H,W) → Stream

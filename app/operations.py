@@ -44,6 +44,7 @@ class ModelTask:
     model: str
     operation: Operation
     samples: int = 1  # K of the score: what a row costs, in decoded latents
+    max_error: int = 0  # of compressed levels
 
 
 Outputs = tuple[Tensor, ...]

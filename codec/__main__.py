@@ -20,7 +20,7 @@ from codec import archive
 from codec.chunk import verified
 from codec.classical import MAX_SIDE
 from codec.model import DIGEST_BYTES, FILE, CodecError, CodecModel
-from codec.payload import KINDS, Each, PayloadError, compress, decompress, decompress_one, parsed
+from codec.payload import KINDS, Each, Manner, PayloadError, compress, decompress, decompress_one, parsed
 from codec.workers import workers
 from models.bundle import SHIPPED, bundle_path
 from models.images import ImageError, decode_image, encode_png
@@ -44,14 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compress(options: argparse.Namespace, each: Each) -> None:
     model = None if options.model == "none" else verified(bundle_path(options.model) / FILE)
+    manner = Manner(options.effort, options.max_error)
     if len(options.files) == 1 and options.files[0].suffix == ".npy":
-        data = compress(_read_array(options.files[0]), model, each, options.effort)
+        data = compress(_read_array(options.files[0]), model, manner, each)
     else:
         found = list(_found(options.files))
         _check_names([name for name, _ in found])
         with tqdm(found, desc="read", unit="image") as bar:
             pictures = [_read_picture(path) for _, path in bar]
-        data = archive.pack(pictures, [name for name, _ in found], model, each, options.effort)
+        data = archive.pack(pictures, [name for name, _ in found], model, manner, each)
     options.to.write_bytes(data)
     print(f"{options.to}: {len(data)} bytes")
 
@@ -214,6 +215,9 @@ def command_line() -> argparse.ArgumentParser:
         "--model", default=DEFAULT_MODEL, help="a shipped bundle's id, a bundle's folder, or none"
     )
     pack.add_argument("--effort", choices=KINDS, default="best", help="fast: ten times as fast, less small")
+    pack.add_argument(
+        "--max-error", type=int, default=0, help="by how much a level may differ, 0 … 127; none by default"
+    )
     for name, text in (("decompress", "write the images back"), ("info", "say what a file holds")):
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=Path)

@@ -15,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from codec.model import CodecModel
 from codec.payload import (
     ARCHIVE,
+    LOSSLESS,
     MAGIC,
     MAX_LEVELS,
     VERSION,
     Each,
-    Effort,
     Header,
+    Manner,
     PayloadError,
     Reader,
     compress,
@@ -52,8 +53,8 @@ def pack(
     pictures: Sequence[Picture],
     names: Sequence[str],
     model: CodecModel | None,
+    manner: Manner = LOSSLESS,
     each: Each = map,
-    effort: Effort = "best",
 ) -> bytes:
     """Return an archive of pictures, those of one shape in one payload, or more where they are too many.
 
@@ -73,7 +74,7 @@ def pack(
     except UnicodeEncodeError as error:
         raise PayloadError(f"a file's name is not text: {error.object!r}") from error
     payloads = [
-        compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, each, effort)
+        compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, manner, each)
         for group in groups
     ]
     sizes = b"".join(varint(len(payload)) for payload in payloads)

@@ -25,28 +25,39 @@ from codec.networks import Features, Latents, Levels
 from codec.rans import StreamError
 
 
-def encode_chunks(model: CodecModel, chunks: Sequence[Levels]) -> list[bytes]:
-    """Return the stream of each chunk's images; the networks see all of them together."""
+def encode_chunks(model: CodecModel, chunks: Sequence[Levels], max_error: int = 0) -> list[bytes]:
+    """Return the stream of each chunk's images; the networks see all of them together.
+
+    With a `max_error` above 0 the images are those that `coarsened` gives.
+    """
     k = within(model.encoder.latents(np.concatenate(chunks)), model.latents)
     features = model.decoder.features(k)
     ends = np.cumsum([len(levels) for levels in chunks])[:-1]
     return [
-        _stream(model, *chunk)
+        _stream(model, *chunk, max_error)
         for chunk in zip(chunks, np.split(k, ends), np.split(features, ends), strict=True)
     ]
 
 
-def _stream(model: CodecModel, levels: Levels, k: Latents, features: Features) -> bytes:
+def _stream(model: CodecModel, levels: Levels, k: Latents, features: Features, max_error: int) -> bytes:
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
     of_latents = slots_of_latents(k, model.latents)
-    of_levels = slots_of_levels(in_place, features, model.context, model.tables, model.each)
+    of_levels = slots_of_levels(in_place, max_error, features, model.context, model.tables, model.each)
     starts, frequencies = (np.concatenate(parts) for parts in zip(of_latents, of_levels, strict=True))
     return rans.encode(starts, frequencies)
 
 
-def decode_chunks(model: CodecModel, chunks: Sequence[tuple[bytes, int]]) -> list[Levels | StreamError]:
-    """Return the images of each stream and number of images, or what is wrong with it."""
-    opened = [_latents(model, *chunk) for chunk in chunks]
+class Coded(NamedTuple):
+    """A stream, the number of its images, and the largest error that they were allowed."""
+
+    stream: bytes
+    images: int
+    max_error: int = 0
+
+
+def decode_chunks(model: CodecModel, chunks: Sequence[Coded]) -> list[Levels | StreamError]:
+    """Return the images of each stream, or what is wrong with it."""
+    opened = [_latents(model, chunk) for chunk in chunks]
     sound = [start for start in opened if not isinstance(start, StreamError)]
     features: Iterator[Features] = iter(())
     if sound:
@@ -64,21 +75,23 @@ class _Start(NamedTuple):
     state: int
     words: np.ndarray
     left: int  # of the words
+    max_error: int
 
 
-def _latents(model: CodecModel, stream: bytes, images: int) -> _Start | StreamError:
+def _latents(model: CodecModel, chunk: Coded) -> _Start | StreamError:
     try:
-        state, words = rans.opened(stream)
+        state, words = rans.opened(chunk.stream)
     except StreamError as error:
         return error
-    k, state, count = decode_latents(state, words, len(words), images, model.latents)
-    return _Start(k, state, words, count)
+    k, state, count = decode_latents(state, words, len(words), chunk.images, model.latents)
+    return _Start(k, state, words, count, chunk.max_error)
 
 
 def _levels(model: CodecModel, start: _Start, features: Features) -> Levels | StreamError:
     channels = model.config.shape[0]
+    coded = (start.state, start.words, start.left)
     levels, state, count = decode_levels(
-        start.state, start.words, start.left, features, channels, model.context, model.tables, model.each
+        *coded, features, channels, start.max_error, model.context, model.tables, model.each
     )
     try:
         return _ended(levels, state, count)
@@ -93,25 +106,25 @@ def encode_chunk(model: CodecModel, levels: Levels) -> bytes:
 
 def decode_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     """Return the images of a stream; raise StreamError for one that no encoder wrote."""
-    [levels] = decode_chunks(model, [(stream, images)])
+    [levels] = decode_chunks(model, [Coded(stream, images)])
     if isinstance(levels, StreamError):
         raise levels
     return levels
 
 
-def encode_fast_chunk(model: CodecModel, levels: Levels) -> bytes:
+def encode_fast_chunk(model: CodecModel, levels: Levels, max_error: int = 0) -> bytes:
     """Return the stream of images, coded without latents."""
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
-    return rans.encode(*fast_slots_of_levels(in_place, model.lanes, model.tables, model.each_fast))
+    return rans.encode(*fast_slots_of_levels(in_place, max_error, model.lanes, model.tables, model.each_fast))
 
 
-def decode_fast_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
+def decode_fast_chunk(model: CodecModel, stream: bytes, images: int, max_error: int = 0) -> Levels:
     """Return the images of a stream without latents; raise StreamError for one that no encoder wrote."""
     state, words = rans.opened(stream)
     channels, height, width = model.config.shape
     shape = (images, height, width, channels)
     levels, state, left = fast_decode_levels(
-        state, words, len(words), shape, model.lanes, model.tables, model.each_fast
+        state, words, len(words), shape, max_error, model.lanes, model.tables, model.each_fast
     )
     return _ended(levels, state, left)
 
@@ -120,6 +133,13 @@ def _ended(levels: np.ndarray, state: int, left: int) -> Levels:
     if state or left:
         raise StreamError("the stream does not end with the last pixel")
     return np.ascontiguousarray(levels.transpose(0, 3, 1, 2))
+
+
+def coarsened(levels: Levels, max_error: int) -> Levels:
+    """Return images whose levels are multiples of 2·max_error + 1, or 255: the nearest to each."""
+    step = 2 * max_error + 1
+    coarse = (levels.astype(np.uint16) + max_error) // step * step
+    return np.minimum(coarse, 255).astype(np.uint8)
 
 
 def with_golden(model: CodecModel, levels: Levels) -> CodecModel:

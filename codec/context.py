@@ -18,7 +18,16 @@ from jaxtyping import Int16, Int32, Int64
 from numba import njit
 
 from codec.integer import LARGEST_ACTIVATION, LEAK_BITS, shifted
-from codec.mixture import Each, MixtureTables, cumulative, find_level, set_mixtures, workplace
+from codec.mixture import (
+    Each,
+    MixtureTables,
+    cumulative,
+    find_level,
+    levels_near,
+    set_mixtures,
+    widened,
+    workplace,
+)
 from codec.networks import CENTRE
 from codec.rans import TOTAL, pop
 
@@ -158,9 +167,17 @@ def flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def slots_of_levels(
-    levels: np.ndarray, features: np.ndarray, net: ContextNetwork, tables: MixtureTables, each: Each
+    levels: np.ndarray,
+    max_error: int,
+    features: np.ndarray,
+    net: ContextNetwork,
+    tables: MixtureTables,
+    each: Each,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding."""
+    """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding.
+
+    With a `max_error` above 0 they are the slots of all levels that are coded as the same one.
+    """
     images, height, width, channels = levels.shape
     margin = margin_of(net.offsets)
     row = (width + 2 * margin) * channels
@@ -192,10 +209,10 @@ def slots_of_levels(
                 for x in range(width):
                     pixel = first * height * width + (y * width + x) * lanes
                     place = pixel * channels + c * lanes + n - first
-                    level = levels[n, y, x, c]
-                    start = cumulative(level, x, weights, locations, steepnesses, each, logistic)
+                    low, high = levels_near(levels[n, y, x, c], max_error)
+                    start = cumulative(low, x, weights, locations, steepnesses, each, logistic)
                     starts[place] = start
-                    end = cumulative(level + 1, x, weights, locations, steepnesses, each, logistic)
+                    end = cumulative(high, x, weights, locations, steepnesses, each, logistic)
                     frequencies[place] = end - start
     return starts, frequencies
 
@@ -207,6 +224,7 @@ def decode_levels(
     count: int,
     features: np.ndarray,
     channels: int,
+    max_error: int,
     net: ContextNetwork,
     tables: MixtureTables,
     each: Each,
@@ -242,6 +260,10 @@ def decode_levels(
                         level, start, end = find_level(
                             slot, n, weights, locations, steepnesses, each, logistic
                         )
+                        if max_error:
+                            level, start, end = widened(
+                                level, max_error, n, weights, locations, steepnesses, each, logistic
+                            )
                         state, count = pop(state, start, end - start, words, count)
                         pixels[n, c] = level
                         levels[first + n, y, x, c] = level

@@ -16,7 +16,17 @@ from numba import njit
 
 from codec.context import LARGEST_HIDDEN, SMALLEST_HIDDEN, ContextNetwork, flat_offsets, margin_of
 from codec.integer import LEAK_BITS
-from codec.mixture import Each, MixtureTables, cumulative, find_level, likely_level, set_mixtures, workplace
+from codec.mixture import (
+    Each,
+    MixtureTables,
+    cumulative,
+    find_level,
+    levels_near,
+    likely_level,
+    set_mixtures,
+    widened,
+    workplace,
+)
 from codec.networks import CENTRE
 from codec.rans import TOTAL, pop
 
@@ -126,9 +136,12 @@ def _offsets_in(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def fast_slots_of_levels(
-    levels: np.ndarray, net: FastNetwork, tables: MixtureTables, each: Each
+    levels: np.ndarray, max_error: int, net: FastNetwork, tables: MixtureTables, each: Each
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding."""
+    """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding.
+
+    With a `max_error` above 0 they are the slots of all levels that are coded as the same one.
+    """
     images, height, width, channels = levels.shape
     margin = margin_of(net.offsets)
     row = (width + 2 * margin) * channels
@@ -166,9 +179,9 @@ def fast_slots_of_levels(
                     _set_outputs(two, last_weight, last_bias, last_shift, u, each_unit, outputs)
                     set_mixtures(outputs, FAST_LANES, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
-                        level = levels[first + n, y, x, c]
-                        start = cumulative(level, n, weights, locations, steepnesses, each, logistic)
-                        end = cumulative(level + 1, n, weights, locations, steepnesses, each, logistic)
+                        low, high = levels_near(levels[first + n, y, x, c], max_error)
+                        start = cumulative(low, n, weights, locations, steepnesses, each, logistic)
+                        end = cumulative(high, n, weights, locations, steepnesses, each, logistic)
                         starts[symbol], frequencies[symbol] = start, end - start
                         symbol += 1
     return starts, frequencies
@@ -180,6 +193,7 @@ def fast_decode_levels(
     words: np.ndarray,
     count: int,
     shape: tuple[int, int, int, int],
+    max_error: int,
     net: FastNetwork,
     tables: MixtureTables,
     each: Each,
@@ -229,6 +243,10 @@ def fast_decode_levels(
                         if not start <= slot < end:
                             level, start, end = find_level(
                                 slot, n, weights, locations, steepnesses, each, logistic
+                            )
+                        if max_error:
+                            level, start, end = widened(
+                                level, max_error, n, weights, locations, steepnesses, each, logistic
                             )
                         state, count = pop(state, start, end - start, words, count)
                         levels[first + n, y, x, c] = level

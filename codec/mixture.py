@@ -159,6 +159,37 @@ def cumulative(
 
 
 @njit(cache=True, nogil=True)
+def levels_near(level: int, max_error: int) -> tuple[int, int]:
+    """Return the first of the levels that are coded as the same one, and the one after the last.
+
+    They are 2·max_error + 1 levels around a multiple of as many, some of them perhaps outside 0 … 255.
+    """
+    if max_error == 0:
+        return level, level + 1
+    step = 2 * max_error + 1
+    first = (level + max_error) // step * step - max_error
+    return first, first + step
+
+
+@njit(cache=True, nogil=True)
+def widened(
+    level: int,
+    max_error: int,
+    n: int,
+    weights: np.ndarray,
+    locations: np.ndarray,
+    steepnesses: np.ndarray,
+    each: Each,
+    logistic: np.ndarray,
+) -> tuple[int, int, int]:
+    """Return the level that one is coded as, the first slot of all that are, and the first after them."""
+    low, high = levels_near(level, max_error)
+    start = cumulative(low, n, weights, locations, steepnesses, each, logistic)
+    end = cumulative(high, n, weights, locations, steepnesses, each, logistic)
+    return min(low + max_error, LEVELS - 1), start, end
+
+
+@njit(cache=True, nogil=True)
 def likely_level(n: int, weights: np.ndarray, locations: np.ndarray, each: Each) -> int:
     """Return the level at the location of the heaviest component of lane n's mixture."""
     best = 0

@@ -15,7 +15,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from codec.chunk import decode_chunks, decode_fast_chunk, encode_chunks, encode_fast_chunk
+from codec.chunk import (
+    Coded,
+    coarsened,
+    decode_chunks,
+    decode_fast_chunk,
+    encode_chunks,
+    encode_fast_chunk,
+)
 from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical, encode_classical
 from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError
@@ -47,6 +54,8 @@ class Kind(IntEnum):
     CLASSICAL = 0  # no model: lossless WebP, or plain bytes
     BEST = 1  # latents, then each level given them and the levels before it
     FAST = 2  # each level given a few of the levels before it
+    NEAR_BEST = 3  # the same of levels that may differ, by no more than the payload says
+    NEAR_FAST = 4
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Chunk:
     shape: Shape
     kind: Kind
     model: CodecModel | None  # None where the kind is classical
+    max_error: int
     stream: bytes
     crc: int
     crc_of_head: int  # its beginning, which the chunks share
@@ -89,8 +99,21 @@ class Stream(NamedTuple):
     classical: bool
 
 
+TOGETHER = (Kind.BEST, Kind.NEAR_BEST)  # the networks see several chunks at once
 Effort = Literal["best", "fast"]
 KINDS: dict[Effort, Kind] = {"best": Kind.BEST, "fast": Kind.FAST}
+NEAR_KINDS: dict[Effort, Kind] = {"best": Kind.NEAR_BEST, "fast": Kind.NEAR_FAST}
+LARGEST_ERROR = 127
+
+
+class Manner(NamedTuple):
+    """How images are to be coded: how hard to try, and by how much a level may differ."""
+
+    effort: Effort = "best"
+    max_error: int = 0
+
+
+LOSSLESS = Manner()
 
 
 def is_learned(payload: bytes) -> bool:
@@ -104,7 +127,7 @@ def images_a_chunk(shape: Shape) -> int:
     return max(1, min(CHUNK_LEVELS // (channels * height * width), MAX_SHEET_SIDE // height))
 
 
-def compress(images: Images, model: CodecModel | None, each: Each = map, effort: Effort = "best") -> bytes:
+def compress(images: Images, model: CodecModel | None, manner: Manner = LOSSLESS, each: Each = map) -> bytes:
     """Return a payload: with the model where the images have its shape, without one otherwise.
 
     Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, and no or too many images.
@@ -112,9 +135,9 @@ def compress(images: Images, model: CodecModel | None, each: Each = map, effort:
     Chunks are coded by `each`: map, or an executor's, for several at a time.
     """
     model = model_for(images.shape[1:], model)
-    parts = divided(images)
-    streams = each(lambda part: encoded([part], model, effort)[0], parts)
-    return assembled(parts, list(streams), model, effort)
+    parts = divided(images, manner.max_error)
+    streams = each(lambda part: encoded([part], model, manner)[0], parts)
+    return assembled(parts, list(streams), model, manner)
 
 
 def model_for(shape: Sequence[int], model: CodecModel | None) -> CodecModel | None:
@@ -122,35 +145,38 @@ def model_for(shape: Sequence[int], model: CodecModel | None) -> CodecModel | No
     return model if model is not None and model.config.shape == tuple(shape) else None
 
 
-def divided(images: Images) -> list[Images]:
-    """Return the images of each chunk; raise PayloadError as `compress` does."""
+def divided(images: Images, max_error: int = 0) -> list[Images]:
+    """Return the images of each chunk, as they are coded; raise PayloadError as `compress` does."""
+    if not 0 <= max_error <= LARGEST_ERROR:
+        raise PayloadError(f"max_error is {max_error}, outside 0 … {LARGEST_ERROR}")
     count, *dimensions = images.shape
     shape: Shape = (dimensions[0], dimensions[1], dimensions[2])
     _check_shape(shape)
     _check_levels(count, shape, MAX_LEVELS)
     size = images_a_chunk(shape)
-    return [images[i : i + size] for i in range(0, count, size)]
+    parts = [images[i : i + size] for i in range(0, count, size)]
+    return [coarsened(part, max_error) for part in parts] if max_error else parts
 
 
-def encoded(parts: Sequence[Images], model: CodecModel | None, effort: Effort) -> list[Stream]:
-    """Return a stream for each part, the shorter of the two sorts."""
+def encoded(parts: Sequence[Images], model: CodecModel | None, manner: Manner) -> list[Stream]:
+    """Return a stream for each part that `divided` gave, the shorter of the two sorts."""
+    effort, max_error = manner
     if model is None:
         return [Stream(encode_classical(part, quick=effort == "fast"), True) for part in parts]
     if effort == "fast":
-        return [_shorter_fast(part, encode_fast_chunk(model, part)) for part in parts]
-    learned = encode_chunks(model, parts)
+        return [_shorter_fast(part, encode_fast_chunk(model, part, max_error)) for part in parts]
+    learned = encode_chunks(model, parts, max_error)
     return [_shorter(part, stream) for part, stream in zip(parts, learned, strict=True)]
 
 
 def assembled(
-    parts: Sequence[Images], streams: Sequence[Stream], model: CodecModel | None, effort: Effort
+    parts: Sequence[Images], streams: Sequence[Stream], model: CodecModel | None, manner: Manner
 ) -> bytes:
     """Return the payload of the streams that `encoded` made of parts."""
     if all(stream.classical for stream in streams):
         model = None
-    kind = Kind.CLASSICAL if model is None else KINDS[effort]
     channels, height, width = parts[0].shape[1:]
-    head = MAGIC + _head(kind, model, (channels, height, width), sum(map(len, parts)))
+    head = MAGIC + _head(manner, model, (channels, height, width), sum(map(len, parts)))
     lengths = b"".join(varint(2 * len(content) + classical) for content, classical in streams)
     crcs = b"".join(_crc(zlib.crc32(head), part).to_bytes(_CRC_BYTES, "big") for part in parts)
     contents = b"".join(content for content, _ in streams)
@@ -173,11 +199,15 @@ def parsed(
         raise PayloadError(f"version {version} is not known here, only version {VERSION}")
     if kind not in list(Kind):
         raise PayloadError(f"kind {kind} is not known here, only 0 … {max(Kind)}")
-    model = None
+    model, max_error = None, 0
     if kind == Kind.CLASSICAL:
         shape = (reader.take(1)[0], reader.varint(), reader.varint())
         _check_shape(shape)
     else:
+        if kind in (Kind.NEAR_BEST, Kind.NEAR_FAST):
+            max_error = reader.take(1)[0]
+            if not 1 <= max_error <= LARGEST_ERROR:
+                raise PayloadError(f"the largest error is {max_error}, outside 1 … {LARGEST_ERROR}")
         prefix = reader.take(DIGEST_BYTES)
         model = find(prefix)
         if model is None:
@@ -202,7 +232,8 @@ def parsed(
     for first, length, crc in zip(firsts, lengths, crcs, strict=True):
         of_chunk = (Kind.CLASSICAL, None) if length % 2 else (Kind(kind), model)
         stream = reader.take(length // 2)
-        chunks.append(Chunk(first, min(size, count - first), shape, *of_chunk, stream, crc, crc_of_head))
+        images = min(size, count - first)
+        chunks.append(Chunk(first, images, shape, *of_chunk, max_error, stream, crc, crc_of_head))
     reader.check_end()
     return Header(Kind(kind), model, shape, count, tuple(chunks))
 
@@ -228,13 +259,14 @@ def decompress_one(header: Header, index: int) -> Images:
 
 def decoded(chunks: Sequence[Chunk]) -> list[Images | PayloadError]:
     """Return the images of each chunk, or what is wrong with it; those that are learned share a model."""
-    together = [chunk for chunk in chunks if chunk.kind is Kind.BEST]
+    together = [chunk for chunk in chunks if chunk.kind in TOGETHER]
     found: Iterator[Images | StreamError] = iter(())
     if together:
         assert together[0].model is not None
-        found = iter(decode_chunks(together[0].model, [(chunk.stream, chunk.count) for chunk in together]))
+        coded = [Coded(chunk.stream, chunk.count, chunk.max_error) for chunk in together]
+        found = iter(decode_chunks(together[0].model, coded))
     return [
-        _checked(chunk, next(found) if chunk.kind is Kind.BEST else _decoded_alone(chunk)) for chunk in chunks
+        _checked(chunk, next(found) if chunk.kind in TOGETHER else _decoded_alone(chunk)) for chunk in chunks
     ]
 
 
@@ -269,7 +301,7 @@ def _decoded_alone(chunk: Chunk) -> Images | StreamError:
     try:
         if chunk.model is None:
             return decode_classical(chunk.stream, chunk.shape, chunk.count)
-        return decode_fast_chunk(chunk.model, chunk.stream, chunk.count)
+        return decode_fast_chunk(chunk.model, chunk.stream, chunk.count, chunk.max_error)
     except StreamError as error:
         return error
 
@@ -283,10 +315,14 @@ def _checked(chunk: Chunk, images: Images | StreamError) -> Images | PayloadErro
     return images
 
 
-def _head(kind: Kind, model: CodecModel | None, shape: Shape, count: int) -> bytes:
-    start = bytes([16 * VERSION + kind])
+def _head(manner: Manner, model: CodecModel | None, shape: Shape, count: int) -> bytes:
     if model is None:
-        return start + bytes([shape[0]]) + varint(shape[1]) + varint(shape[2]) + varint(count)
+        start = bytes([16 * VERSION + Kind.CLASSICAL, shape[0]])
+        return start + varint(shape[1]) + varint(shape[2]) + varint(count)
+    if manner.max_error == 0:
+        start = bytes([16 * VERSION + KINDS[manner.effort]])
+    else:
+        start = bytes([16 * VERSION + NEAR_KINDS[manner.effort], manner.max_error])
     return start + model.prefix + varint(count)
 
 

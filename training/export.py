@@ -11,7 +11,7 @@ from typing import Any
 
 from codec.chunk import verified
 from codec.model import FILE, dumped
-from codec.payload import KINDS, Effort, compress
+from codec.payload import KINDS, Effort, Manner, compress
 from models.bundle import Metrics, change_bundle, load_bundle, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE
@@ -86,7 +86,7 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
         Path(folder, FILE).write_bytes(content)
         codec = verified(Path(folder, FILE))
     test = dataset.test[:CODEC_IMAGES]
-    bits_per_dim = {effort: 8 * len(compress(test, codec, effort=effort)) / test.size for effort in KINDS}
+    bits_per_dim = {effort: 8 * len(compress(test, codec, Manner(effort))) / test.size for effort in KINDS}
     training["config"]["codec"] = config.codec.model_dump(mode="json")
     training["codec"] = {
         "bits_per_dim": bits_per_dim,

@@ -31,11 +31,15 @@ from app.routes.common import (
     timed,
 )
 from codec.archive import is_archive, opened
-from codec.payload import Effort, Header, PayloadError, UnknownModelError, parsed
+from codec.payload import LARGEST_ERROR, Effort, Header, Manner, PayloadError, UnknownModelError, parsed
 
 router = APIRouter(route_class=StrictRoute)
 EffortParameter = Annotated[
     Effort, Query(description="`fast` takes a tenth of the time, for a payload that is less small.")
+]
+ErrorParameter = Annotated[
+    int,
+    Query(ge=0, le=LARGEST_ERROR, description="By how much a level may come back different; 0 is lossless."),
 ]
 IndexParameter = Annotated[
     int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
@@ -46,12 +50,14 @@ IndexParameter = Annotated[
 async def compress(
     request: Request,
     effort: EffortParameter = "best",
+    max_error: ErrorParameter = 0,
     model: ModelParameter = None,
     format: FormatParameter = None,
 ) -> Response:
-    """Compress images of one shape into a payload, without loss: what comes back equals what went in.
+    """Compress images of one shape into a payload: what comes back equals what went in.
 
-    Images of the model's shape are coded with it, others as lossless WebP; nothing is resized or converted.
+    With `max_error` no level differs by more, and the payload is smaller. Images of the model's shape are
+    coded with it, others as lossless WebP; nothing is resized or converted.
     """
     service = service_of(request)
     bundle = service.bundle(model)
@@ -61,7 +67,9 @@ async def compress(
         return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
 
     images, deadline = await read(request, parse)
-    coding = service.coder.compress(images.transpose(0, 3, 1, 2), bundle.id, effort, deadline)
+    coding = service.coder.compress(
+        images.transpose(0, 3, 1, 2), bundle.id, Manner(effort, max_error), deadline
+    )
     try:
         coded = await service.unless_departed(request, coding)
     except PayloadError as error:  # no payload holds images of such sides

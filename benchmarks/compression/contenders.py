@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from codec.model import CodecModel
-from codec.payload import KINDS, Effort, compress, decompress, parsed
+from codec.payload import KINDS, Effort, Manner, compress, decompress, parsed
 
 Images = UInt8[np.ndarray, "image channel height width"]
 Shape = tuple[int, ...]
@@ -59,7 +59,7 @@ def _ours(codec: CodecModel, effort: Effort) -> Contender:
     def unpack(data: bytes, _: Shape) -> Images:
         return decompress(parsed(data, {codec.prefix: codec}.get))
 
-    return Contender(f"vaeserve, {effort}", lambda images: compress(images, codec, effort=effort), unpack)
+    return Contender(f"vaeserve, {effort}", lambda images: compress(images, codec, Manner(effort)), unpack)
 
 
 def _image_format(

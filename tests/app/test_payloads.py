@@ -25,7 +25,7 @@ from app.service import load_bundles
 from app.settings import Settings
 from codec.archive import pack
 from codec.model import FILE, CodecError, CodecModel, dumped
-from codec.payload import KINDS, Effort, compress, divided, encoded, images_a_chunk, parsed
+from codec.payload import KINDS, LOSSLESS, Effort, Manner, compress, divided, encoded, images_a_chunk, parsed
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png
 from tests.app.conftest import Running, running
@@ -65,8 +65,20 @@ def test_a_payload_is_the_library_s(
     response = compressed(client, images, effort=effort)
     assert response.status_code == 200
     assert response.headers["content-type"] == PAYLOAD
-    assert response.content == compress(images, codec, effort=effort)
+    assert response.content == compress(images, codec, Manner(effort))
     np.testing.assert_array_equal(decoded(decompressed(client, response.content), "npy"), in_place(images))
+
+
+@pytest.mark.parametrize("shape", [GREY, (3, 9, 7)])
+def test_no_level_differs_by_more_than_it_may(
+    client: httpx.Client, codec: CodecModel, shape: tuple[int, int, int]
+) -> None:
+    images = pictures(shape, 3)
+    response = compressed(client, images, effort="fast", max_error="3")
+    assert response.content == compress(images, codec, Manner("fast", 3))
+    found = decoded(decompressed(client, response.content), "npy")
+    assert 0 < np.abs(found.astype(int) - in_place(images)).max() <= 3
+    problem(compressed(client, images, max_error="128"), 422, "invalid", "less than or equal to 127, got 128")
 
 
 @pytest.mark.parametrize(
@@ -161,12 +173,12 @@ def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: 
     jobs = [pictures(GREY, 1, seed=1), pictures(GREY, 7, seed=2), noise(2, *GREY), pictures(GREY, 1, seed=3)]
     parts = [chunk_rows(divided(images)) for images in jobs]
     [streams] = engine.launch(ModelTask("grey", Operation.COMPRESS), parts).result()
-    assert list(streams) == [encoded([images], codec, "best")[0] for images in jobs]
+    assert list(streams) == [encoded([images], codec, LOSSLESS)[0] for images in jobs]
     assert [stream.classical for stream in streams] == [False, False, True, False]
     [fast] = engine.launch(ModelTask("grey", Operation.COMPRESS_FAST), parts).result()
-    assert list(fast) == [encoded([images], codec, "fast")[0] for images in jobs]
+    assert list(fast) == [encoded([images], codec, Manner("fast"))[0] for images in jobs]
     efforts: list[Effort] = ["best", "fast", "best", "fast"]
-    payloads = [compress(images, codec, effort=e) for images, e in zip(jobs, efforts, strict=True)]
+    payloads = [compress(images, codec, Manner(e)) for images, e in zip(jobs, efforts, strict=True)]
     chunks = [chunk_rows(parsed(payload, lambda _: codec).chunks) for payload in payloads]
     [found] = engine.launch(ModelTask("grey", Operation.DECOMPRESS), chunks).result()
     for images, expected in zip(found, jobs, strict=True):

@@ -17,7 +17,7 @@ from benchmarks.compression.measurement import OtherImagesError, measured
 from benchmarks.compression.report import PUBLISHED, table
 from codec.chunk import verified
 from codec.model import FILE, CodecModel
-from codec.payload import KINDS, compress
+from codec.payload import KINDS, Manner, compress
 from models.bundle import SHIPPED
 from training.datasets import Dataset
 
@@ -59,8 +59,8 @@ def test_sizes_are_those_of_the_files(every: dict[str, Contender], codec: CodecM
     test = IMAGES[:5]
     for effort in KINDS:
         ours = measured(every[f"vaeserve, {effort}"], test, rounds=2)
-        assert ours.whole_bits_per_dim == 8 * len(compress(test, codec, effort=effort)) / test.size
-        assert ours.single_bytes == np.mean([len(compress(x[None], codec, effort=effort)) for x in test])
+        assert ours.whole_bits_per_dim == 8 * len(compress(test, codec, Manner(effort))) / test.size
+        assert ours.single_bytes == np.mean([len(compress(x[None], codec, Manner(effort))) for x in test])
     assert measured(every["bzip2 9"], test, 1).whole_bits_per_dim == (
         8 * len(bz2.compress(test.tobytes())) / test.size
     )

@@ -54,10 +54,13 @@ class Reference:
     def decode(self, payload: bytes) -> np.ndarray:
         """Return the images of a payload of kind 1 or 2 without classical chunks."""
         assert payload[:2] == b"\x56\xc6"
-        assert payload[2] in (0x11, 0x12)
-        self.is_fast = payload[2] == 0x12
-        assert payload[3:7] == self.prefix
-        place = 7
+        assert payload[2] in (0x11, 0x12, 0x13, 0x14)
+        self.is_fast, self.error = payload[2] in (0x12, 0x14), 0
+        if payload[2] in (0x13, 0x14):
+            self.error = payload[3]
+        place = 3 if self.error == 0 else 4
+        assert payload[place : place + 4] == self.prefix
+        place += 4
 
         def varint() -> int:
             nonlocal place
@@ -107,10 +110,16 @@ class Reference:
                         for n in range(group, min(group + size, images)):
                             of_pixel = [] if self.is_fast else features[n][y][x]
                             table = self.level_starts(levels[n], of_pixel, y, x, c)
-                            levels[n, y, x, c] = stream.symbol(table)
+                            levels[n, y, x, c] = self.level(stream, table)
         assert stream.state == 0
         assert not stream.words
         return levels
+
+    def level(self, stream: Stream, table: list[int]) -> int:
+        step = 2 * self.error + 1
+        count = (255 + self.error) // step + 1
+        q = stream.symbol([0, *(table[i * step - self.error] for i in range(1, count)), 2**20])
+        return min(q * step, 255)
 
     def outputs(self, name: str, inputs: list[int]) -> list[int]:
         weight, bias, shift = (self[f"decoder.{name}.{part}"] for part in ("weight", "bias", "shift"))

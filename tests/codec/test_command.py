@@ -11,7 +11,7 @@ from PIL import Image
 from codec import __main__ as command
 from codec.archive import pack
 from codec.model import FILE, CodecModel, save_codec
-from codec.payload import compress
+from codec.payload import Manner, compress
 from tests.codecs import SHAPES, pictures
 
 
@@ -55,11 +55,19 @@ def test_a_folder_comes_back_pixel_by_pixel(capsys: pytest.CaptureFixture[str]) 
 def test_fast_payloads_are_written_on_request(grey: CodecModel) -> None:
     np.save("in.npy", pictures(SHAPES["grey"], 3))
     assert command.main(["compress", "in.npy", "--to", "packed", "--effort", "fast"]) == 0
-    assert Path("packed").read_bytes() == compress(pictures(SHAPES["grey"], 3), grey, effort="fast")
+    assert Path("packed").read_bytes() == compress(pictures(SHAPES["grey"], 3), grey, Manner("fast"))
     images_in(Path("in"))
     assert command.main(["compress", "in", "--to", "archive", "--effort", "fast"]) == 0
     assert command.main(["decompress", "archive", "--to", "out"]) == 0
     np.testing.assert_array_equal(Image.open("out/3.png"), Image.open("in/3.png"))
+
+
+def test_levels_may_differ_on_request(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:
+    images = pictures(SHAPES["grey"], 3)
+    np.save("in.npy", images)
+    assert command.main(["compress", "in.npy", "--to", "packed", "--max-error", "4"]) == 0
+    assert Path("packed").read_bytes() == compress(images, grey, Manner("best", 4))
+    assert "max_error is 128" in fails(capsys, "compress", "in.npy", "--to", "x", "--max-error", "128")
 
 
 def test_a_payload_becomes_png_files(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from codec.chunk import verified
 from codec.model import FILE, CodecModel
-from codec.payload import KINDS, Effort, compress, decompress, parsed
+from codec.payload import KINDS, Effort, Manner, compress, decompress, parsed
 from models.bundle import SHIPPED
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,6 +56,6 @@ def test_the_same_bytes_are_made_here(codec: tuple[str, CodecModel], threads: in
     torch.set_num_threads(threads)
     try:
         payload = (GOLDEN / f"{id}.{effort}.vae").read_bytes()
-        assert compress(images_of(id), model, effort=effort) == payload
+        assert compress(images_of(id), model, Manner(effort)) == payload
     finally:
         torch.set_num_threads(before)

@@ -10,13 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import payload as payloads
-from codec.chunk import decode_chunk, decode_fast_chunk, encode_chunk, encode_fast_chunk
+from codec.chunk import (
+    Coded,
+    coarsened,
+    decode_chunk,
+    decode_chunks,
+    decode_fast_chunk,
+    encode_chunk,
+    encode_chunks,
+    encode_fast_chunk,
+)
 from codec.classical import encode_classical
 from codec.model import CodecModel
 from codec.payload import (
     KINDS,
+    NEAR_KINDS,
     Effort,
     Kind,
+    Manner,
     PayloadError,
     UnknownModelError,
     compress,
@@ -42,7 +53,7 @@ def noise(count: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 9])
 def test_images_come_back_from_the_model(codec: CodecModel, count: int, effort: Effort) -> None:
     images = pictures(codec.config.shape, count, seed=2)
-    payload = compress(images, codec, effort=effort)
+    payload = compress(images, codec, Manner(effort))
     header = parsed(payload, {codec.prefix: codec}.get)
     assert (header.kind, header.count, header.shape) == (KINDS[effort], count, codec.config.shape)
     np.testing.assert_array_equal(decompress(header), images)
@@ -54,6 +65,51 @@ def test_a_single_image_has_a_header_of_twelve_bytes(grey: CodecModel) -> None:
     [chunk] = parsed(payload, {grey.prefix: grey}.get).chunks
     assert len(payload) - len(chunk.stream) == 12
     assert len(payload) < 12 + len(encode_classical(image))
+
+
+@pytest.mark.parametrize("effort", KINDS)
+@pytest.mark.parametrize("max_error", [1, 2, 7, 40, 127])
+def test_no_level_differs_by_more_than_it_may(codec: CodecModel, max_error: int, effort: Effort) -> None:
+    images = pictures(codec.config.shape, 3, seed=5)
+    payload = compress(images, codec, Manner(effort, max_error))
+    header = parsed(payload, {codec.prefix: codec}.get)
+    found = decompress(header)
+    assert np.abs(found.astype(int) - images).max() <= max_error
+    np.testing.assert_array_equal(decompress_one(header, 1), found[1:2])
+    if max_error < 40:
+        assert header.kind == NEAR_KINDS[effort]
+        assert len(payload) < len(compress(images, codec, Manner(effort)))
+
+
+@pytest.mark.parametrize("effort", KINDS)
+@pytest.mark.parametrize("max_error", [1, 2, 60, 127])
+def test_every_level_is_within_the_error_in_a_stream(
+    codec: CodecModel, max_error: int, effort: Effort
+) -> None:
+    channels, height, width = codec.config.shape
+    images = np.resize(np.arange(256, dtype=np.uint8), (5, channels, height, width))
+    coarse = coarsened(images, max_error)
+    assert np.abs(coarse.astype(int) - images).max() == max_error
+    if effort == "fast":
+        stream = encode_fast_chunk(codec, coarse, max_error)
+        found = decode_fast_chunk(codec, stream, 5, max_error)
+    else:
+        [stream] = encode_chunks(codec, [coarse], max_error)
+        [found] = decode_chunks(codec, [Coded(stream, 5, max_error)])
+    np.testing.assert_array_equal(found, coarse)
+
+
+def test_images_that_no_model_knows_may_differ_too(grey: CodecModel) -> None:
+    images = np.tile(pictures((1, 8, 8), 1), (1, 3, 5, 5))
+    payload = compress(images, grey, Manner("best", 5))
+    assert len(payload) < len(compress(images, grey))
+    assert 0 < np.abs(decoded(payload).astype(int) - images).max() <= 5
+
+
+@pytest.mark.parametrize("max_error", [-1, 128])
+def test_an_error_outside_its_range_is_refused(grey: CodecModel, max_error: int) -> None:
+    with pytest.raises(PayloadError, match=f"max_error is {max_error}, outside 0 … 127"):
+        compress(pictures((1, 8, 8), 1), grey, Manner("best", max_error))
 
 
 @pytest.mark.parametrize("effort", KINDS)
@@ -87,7 +143,7 @@ def test_a_payload_is_never_larger_than_the_classical_one_and_its_header(
     grey: CodecModel, effort: Effort
 ) -> None:
     for images in (noise(3, 1, 8, 8), np.zeros((4, 1, 8, 8), np.uint8), pictures(SHAPES["grey"], 3)):
-        assert len(compress(images, grey, effort=effort)) <= len(compress(images, None, effort=effort))
+        assert len(compress(images, grey, Manner(effort))) <= len(compress(images, None, Manner(effort)))
 
 
 def test_chunks_of_either_sort_go_together(grey: CodecModel) -> None:
@@ -97,7 +153,7 @@ def test_chunks_of_either_sort_go_together(grey: CodecModel) -> None:
     header = parsed(payload, {grey.prefix: grey}.get)
     assert [chunk.model for chunk in header.chunks] == [grey, None, grey]
     with ThreadPoolExecutor(2) as executor:
-        assert compress(images, grey, executor.map) == payload
+        assert compress(images, grey, each=executor.map) == payload
         np.testing.assert_array_equal(decompress(header, executor.map), images)
     for index in (0, size - 1, size, 2 * size + 4):
         np.testing.assert_array_equal(decompress_one(header, index), images[index : index + 1])
@@ -114,7 +170,7 @@ def test_a_large_sheet_is_more_than_one_chunk() -> None:
 
 @pytest.mark.parametrize("effort", KINDS)
 def test_every_truncation_is_an_error(codec: CodecModel, effort: Effort) -> None:
-    payload = compress(pictures(codec.config.shape, 2), codec, effort=effort)
+    payload = compress(pictures(codec.config.shape, 2), codec, Manner(effort))
     for size in range(len(payload)):
         with pytest.raises(PayloadError):
             decoded(payload[:size], codec)
@@ -123,7 +179,7 @@ def test_every_truncation_is_an_error(codec: CodecModel, effort: Effort) -> None
 @pytest.mark.parametrize("effort", KINDS)
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_flipped_bit_is_an_error(codec: CodecModel, count: int, effort: Effort) -> None:
-    payload = compress(pictures(codec.config.shape, count), codec, effort=effort)
+    payload = compress(pictures(codec.config.shape, count), codec, Manner(effort))
     for bit in range(8 * len(payload)):
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -163,7 +219,7 @@ def test_a_sheet_that_is_larger_than_declared_is_not_decoded(side: int) -> None:
 @pytest.mark.parametrize("effort", KINDS)
 def test_pictures_that_are_the_same_cost_no_more_than_classically(grey: CodecModel, effort: Effort) -> None:
     images = np.tile(noise(5, 1, 8, 8), (205, 1, 1, 1))
-    assert len(compress(images, grey, effort=effort)) <= len(compress(images, None, effort=effort))
+    assert len(compress(images, grey, Manner(effort))) <= len(compress(images, None, Manner(effort)))
 
 
 def test_no_images_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +231,7 @@ def test_no_images_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @settings(deadline=None, max_examples=200)
-@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1, 2]))
+@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1, 2, 3, 4]))
 def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> None:
     prefix = grey.prefix if kind else b""
     with pytest.raises(PayloadError):
@@ -188,7 +244,9 @@ def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> 
         (b"", "ends after 0 bytes, at least 2 expected"),
         (b"PK\x03\x04", "not a payload: it does not begin with 56 c6"),
         (b"V\xc6\x21", "version 2 is not known here, only version 1"),
-        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 2"),
+        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 4"),
+        (b"V\xc6\x13\x00abcd", "the largest error is 0, outside 1 … 127"),
+        (b"V\xc6\x14\x80abcd", "the largest error is 128, outside 1 … 127"),
         (b"V\xc6\x10\x02\x01\x01\x01", "shape 2×1×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
         (b"V\xc6\x10\x01\x81\x40\x01\x01", "shape 1×8193×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
         (b"V\xc6\x10\x01\x01\x01\x00", "0 images of 1×1×1: 0 levels, outside 1 … 16777216"),

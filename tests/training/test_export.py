@@ -13,7 +13,7 @@ from PIL import Image
 
 from codec.chunk import verified
 from codec.model import FILE, CodecError
-from codec.payload import KINDS, compress, decompress, parsed
+from codec.payload import KINDS, Manner, compress, decompress, parsed
 from models.bundle import REQUIRED, BundleError, load_bundle
 from models.priors import AggregatedPosterior
 from tests.training.conftest import tiny_dataset, tiny_trainer
@@ -228,7 +228,7 @@ def test_a_bundle_gets_a_codec_and_another_in_its_place(
     config, dataset, _ = fitting
     codec, test = verified(tmp_path / "tiny" / FILE), dataset.test
     for effort in KINDS:
-        payload = compress(test, codec, effort=effort)
+        payload = compress(test, codec, Manner(effort))
         header = parsed(payload, {codec.prefix: codec}.get)
         assert header.kind == KINDS[effort]
         assert bits_per_dim[effort] == 8 * len(payload) / test.size
