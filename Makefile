@@ -29,9 +29,12 @@ train: .venv/dev ## train and export one config: make train CONFIG=training/conf
 	$(BIN)/python -m training train $(CONFIG)
 	$(BIN)/python -m training export $(CONFIG)
 
-bench: .venv/dev ## measure the start, then serving against plain FastAPI and a bare torch loop (needs wrk)
+bench: .venv/dev ## measure the start, serving against plain FastAPI and a bare torch loop (needs wrk)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.serving
+
+fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: some minutes
+	$(BIN)/pytest tests/codec/test_fuzz.py --hypothesis-profile fuzz
 
 lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --all-extras --no-emit-index-url --no-annotate --python-version 3.11 \
@@ -47,4 +50,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	touch $@ .venv/serve
 
-.PHONY: help serve test check format data train bench lock
+.PHONY: help serve test check format data train bench fuzz lock

@@ -84,7 +84,7 @@ class Golden(NamedTuple):
 NO_GOLDEN = Golden(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CodecModel:
     """Everything that coding needs; `digest` is the SHA-256 of the file."""
 
@@ -97,6 +97,9 @@ class CodecModel:
     tables: MixtureTables
     golden: Golden
     digest: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<CodecModel {'×'.join(map(str, self.config.shape))} {self.prefix.hex()}>"
 
     @property
     def each(self) -> Each:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 SHAPED = ("images", "likelihoods", "noise", "objectives", "priors", "vae")
 install_import_hook([f"models.{module}" for module in SHAPED], "beartype.beartype")
+settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
