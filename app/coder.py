@@ -97,6 +97,11 @@ class Coder:
         """Return the loaded codec that a payload names."""
         return self._codecs[self._ids[prefix]] if prefix in self._ids else None
 
+    def digest_of(self, id: str) -> str | None:
+        """Return the SHA-256 of a bundle's codec, in hexadecimal; payloads begin with its first bytes."""
+        codec = self._codecs.get(id)
+        return None if codec is None else codec.digest.hex()
+
     def id_of(self, model: CodecModel | None) -> str | None:
         """Return the id of a codec's bundle."""
         return None if model is None else self._ids[model.prefix]

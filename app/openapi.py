@@ -118,6 +118,7 @@ class LoadedModel(BaseModel):
 
     id: str
     digest: str
+    codec: str | None = Field(description="digest of codec.safetensors, whose first 4 bytes payloads name")
     device: str
     config: BundleConfig
     metrics: Metrics

@@ -33,10 +33,11 @@ async def model(request: Request, id: str) -> Response:
 
 
 def _describe(service: Service, bundle: Bundle) -> dict[str, Any]:
-    settings = service.settings
+    settings, codec = service.settings, service.coder.digest_of(bundle.id)
     return {
         "id": bundle.id,
         "digest": f"sha256:{bundle.digest}",
+        "codec": codec and f"sha256:{codec}",
         "device": service.device,
         "config": bundle.config.model_dump(mode="json"),
         "metrics": bundle.metrics.model_dump(mode="json"),

@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 import torch
 
+from codec.model import CodecModel
 from models.bundle import Bundle
 from models.images import decode_image, encode_png
 from models.priors import sample_latents
@@ -277,13 +278,15 @@ def test_a_seed_is_drawn_and_told_where_none_is_given(client: httpx.Client) -> N
 # models, health, metrics
 
 
-def test_models_lists_what_is_loaded(client: httpx.Client, grey: Bundle) -> None:
+def test_models_lists_what_is_loaded(client: httpx.Client, grey: Bundle, codec: CodecModel) -> None:
     document = client.get("/models").json()
     assert document["default"] == "grey"
     assert [model["id"] for model in document["models"]] == ["grey", "colour"]
     described = client.get("/models/grey").json()
     assert described == document["models"][0]
     assert described["digest"] == f"sha256:{grey.digest}"
+    assert described["codec"] == f"sha256:{codec.digest.hex()}"
+    assert document["models"][1]["codec"] is None
     assert described["device"] == "cpu, 1 thread(s)"
     assert described["config"] == grey.config.model_dump(mode="json")
     assert described["metrics"] == grey.metrics.model_dump(mode="json")
