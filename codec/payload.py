@@ -24,6 +24,7 @@ from codec.chunk import (
     encode_fast_chunk,
 )
 from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical, encode_classical
+from codec.fast import FAST_LANES
 from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError
 
@@ -124,7 +125,8 @@ def is_learned(payload: bytes) -> bool:
 def images_a_chunk(shape: Shape) -> int:
     """Return how many images of a shape share a chunk."""
     channels, height, width = shape
-    return max(1, min(CHUNK_LEVELS // (channels * height * width), MAX_SHEET_SIDE // height))
+    size = max(1, min(CHUNK_LEVELS // (channels * height * width), MAX_SHEET_SIDE // height))
+    return size - size % FAST_LANES if size > FAST_LANES else size  # whole groups are coded in less time
 
 
 def compress(images: Images, model: CodecModel | None, manner: Manner = LOSSLESS, each: Each = map) -> bytes:

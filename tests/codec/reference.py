@@ -76,6 +76,7 @@ class Reference:
         head = payload[:place]
         channels, height, width = self.config["shape"]
         size = max(1, min(65536 // (channels * height * width), 16383 // height))
+        size -= size % 16 if size > 16 else 0
         chunks = math.ceil(count / size)
         lengths = [varint() for _ in range(chunks)] if chunks > 1 else [2 * (len(payload) - place - 4)]
         checks = [payload[place + 4 * i : place + 4 * i + 4] for i in range(chunks)]
