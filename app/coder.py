@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
+
+import numpy as np
 
 from app.batcher import Batcher
 from app.coding import OPERATIONS, CodingEngine
@@ -20,7 +22,7 @@ from app.metrics import Metrics
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from app.settings import Settings
-from app.workers import Workers
+from app.workers import Done, Workers
 from codec.model import CodecModel
 from codec.payload import (
     CHUNK_LEVELS,
@@ -43,23 +45,18 @@ QUICK_BYTES = CHUNK_LEVELS  # of images: fewer are put together in less time tha
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A payload, the id of its model if it has one, and where the time went."""
+class Result(Generic[T]):
+    """A payload or images, the id of its model if it has one, and where the time went."""
 
-    payload: bytes
+    found: T
     model: str | None
     queue_seconds: float
     compute_seconds: float
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """The images of a payload, the id of its model if it has one, and where the time went."""
-
-    images: Images
-    model: str | None
-    queue_seconds: float
-    compute_seconds: float
+def in_place(images: Images) -> np.ndarray:
+    """Return images (N,C,H,W) as (N,H,W,C)."""
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
 
 class Coder:
@@ -68,13 +65,13 @@ class Coder:
     def __init__(
         self, codecs: Mapping[str, CodecModel], settings: Settings, metrics: Metrics, threads: int
     ) -> None:
-        self._codecs = codecs
+        self._codecs, self._metrics = codecs, metrics.of_queue("classical")
         self._ids = {codec.prefix: name for name, codec in codecs.items()}
         largest = max((math.prod(codec.config.shape) for codec in codecs.values()), default=1)
         self._batcher = Batcher(
             CodingEngine(codecs, threads),
             metrics.of_queue("codec"),
-            max_batch=min(settings.max_batch, max(1, threads * CHUNK_LEVELS // largest)),
+            max_batch=max(1, threads * CHUNK_LEVELS // largest),  # a chunk or so for each thread
             max_queued_images=settings.max_queued_images,
             max_queued_bytes=settings.max_queued_bytes,
         )
@@ -86,7 +83,8 @@ class Coder:
 
     async def close(self, timeout_seconds: float) -> bool:
         """Code what is queued, then stop; return whether that ended in time."""
-        return await self._batcher.close(timeout_seconds) and not self._workers.is_running
+        closing = (self._batcher.close(timeout_seconds), self._workers.close(timeout_seconds))
+        return all(await asyncio.gather(*closing))
 
     @property
     def is_running(self) -> bool:
@@ -102,16 +100,20 @@ class Coder:
         codec = self._codecs.get(id)
         return None if codec is None else codec.digest.hex()
 
-    def id_of(self, model: CodecModel | None) -> str | None:
-        """Return the id of a codec's bundle."""
-        return None if model is None else self._ids[model.prefix]
+    def id_of(self, model: CodecModel) -> str:
+        """Return the id of a bundle with a codec."""
+        return self._ids[model.prefix]
+
+    def has(self, id: str, model: CodecModel) -> bool:
+        """Return whether a codec is that of a bundle: several bundles may have the same."""
+        return id in self._codecs and self._codecs[id].prefix == model.prefix
 
     @property
     def loaded(self) -> str:
         """Every codec's id and the digest that payloads name it by."""
         return ", ".join(f"{id} ({codec.prefix.hex()})" for id, codec in self._codecs.items()) or "none"
 
-    async def compress(self, images: Images, id: str, manner: Manner, deadline: float) -> Coded:
+    async def compress(self, images: Images, id: str, manner: Manner, deadline: float) -> Result[bytes]:
         """Return the payload of images (N,C,H,W), made with a bundle's codec where they have its shape.
 
         Raises PayloadError for images that no payload can hold, Problem as the batcher does.
@@ -119,17 +121,17 @@ class Coder:
         model = model_for(images.shape[1:], self._codecs.get(id))
         if model is None:
             done = await self._workers.run(partial(compress, images, None, manner), images.nbytes, deadline)
-            return Coded(done.found, None, done.queue_seconds, done.compute_seconds)
+            self._measure(done, OPERATIONS[manner.effort], len(images))
+            return Result(done.found, None, done.queue_seconds, done.compute_seconds)
         parts = await _soon(partial(divided, images, manner.max_error), images.nbytes)
         task = ModelTask(id, OPERATIONS[manner.effort], max_error=manner.max_error)
         answer = await self._batcher.submit(task, chunk_rows(parts), deadline)
         payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model, manner), images.nbytes)
-        return Coded(
-            payload, id if is_learned(payload) else None, answer.queue_seconds, answer.compute_seconds
-        )
+        named = id if is_learned(payload) else None
+        return Result(payload, named, answer.queue_seconds, answer.compute_seconds)
 
-    async def decompress(self, header: Header, index: int | None, deadline: float) -> Decoded:
-        """Return a payload's images (N,C,H,W), or the one at `index`.
+    async def decompress(self, header: Header, index: int | None, deadline: float) -> Result[np.ndarray]:
+        """Return a payload's images (N,H,W,C), or the one at `index`.
 
         Raises PayloadError for an index outside and for damaged streams, Problem as the batcher does.
         """
@@ -138,7 +140,9 @@ class Coder:
             whole = partial(decompress, header)
             function = whole if index is None else partial(decompress_one, header, index)
             done = await self._workers.run(function, size_bytes, deadline)
-            return Decoded(done.found, None, done.queue_seconds, done.compute_seconds)
+            self._measure(done, Operation.DECOMPRESS, len(done.found))
+            images = await _soon(partial(in_place, done.found), size_bytes)
+            return Result(images, None, done.queue_seconds, done.compute_seconds)
         chunks, place = header.chunks, slice(None)
         if index is not None:
             chunk, first = chunk_of(header, index)
@@ -146,8 +150,15 @@ class Coder:
         id = self._ids[header.model.prefix]
         task = ModelTask(id, Operation.DECOMPRESS)
         answer = await self._batcher.submit(task, chunk_rows(chunks), deadline)
-        images = await _soon(partial(joined, list(answer.arrays[0])), size_bytes)
-        return Decoded(images[place], id, answer.queue_seconds, answer.compute_seconds)
+        parts = list(answer.arrays[0])
+        images = await _soon(lambda: in_place(joined(parts)[place]), size_bytes)
+        return Result(images, id, answer.queue_seconds, answer.compute_seconds)
+
+    def _measure(self, done: Done[T], operation: Operation, images: int) -> None:
+        """Count images that were coded without a model."""
+        self._metrics.images.labels("", operation).inc(images)
+        self._metrics.queue_seconds.observe(done.queue_seconds)
+        self._metrics.compute_seconds.observe(done.compute_seconds)
 
 
 def bytes_of(header: Header, index: int | None) -> int:

@@ -26,7 +26,7 @@ from app.routes import ROUTERS
 from app.service import Service
 from app.settings import Settings
 
-DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, reconstruct and score."
+DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
 CLIENT_CLOSED_REQUEST = 499  # nobody reads this answer; it is what the metrics count
 
 

@@ -96,9 +96,10 @@ class Service:
                 max_queued_bytes=self.settings.max_queued_bytes,
             )
             threads = self.settings.threads or torch.get_num_threads()
-            self._coder = Coder(codecs, self.settings, self.metrics, threads)
             await self._batcher.start()
-            await self._coder.start()
+            coder = Coder(codecs, self.settings, self.metrics, threads)
+            await coder.start()
+            self._coder = coder
         except Exception as error:
             self.load_fault = error
             self._enter("failed")
@@ -171,8 +172,8 @@ class Service:
     @property
     def coder(self) -> Coder:
         """What makes and reads payloads; raises Problem while there are no bundles."""
-        assert self.bundles
-        assert self._coder is not None
+        if not self.bundles or self._coder is None:  # the bundles come after it
+            raise AssertionError("bundles without a coder")
         return self._coder
 
     def deadline(self) -> float:

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
         default="float32", description="float32, tf32 or bf16; the last two on CUDA only"
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of torch; its own choice by default"
+        default=None, ge=1, description="CPU threads of torch, and of the codec; torch's choice by default"
     )
     max_batch: int = Field(default=256, ge=1, le=65536, description="images in one batch on the device")
     max_queued_images: int = Field(

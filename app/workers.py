@@ -33,11 +33,18 @@ class Workers:
         self._max_bytes, self._metrics = max_bytes, metrics
         self._lock = threading.Lock()
         self._held_bytes = 0
+        self._is_closing, self._idle = False, threading.Event()
+        self._idle.set()
+
+    async def close(self, timeout_seconds: float) -> bool:
+        """Take nothing more; return whether what was taken ends in time."""
+        self._is_closing = True
+        return await asyncio.to_thread(self._idle.wait, timeout_seconds)
 
     @property
     def is_running(self) -> bool:
         """Whether a function runs or waits, be it that nobody waits for it any more."""
-        return self._held_bytes > 0
+        return not self._idle.is_set()
 
     async def run(self, function: Callable[[], T], size_bytes: int, deadline: float) -> Done[T]:
         """Run a function that holds `size_bytes` until it ends.
@@ -47,14 +54,22 @@ class Workers:
         """
         created = time.monotonic()
 
+        # Taken out when it begins or is cancelled: the executor keeps what it was given until its turn comes.
+        waiting = [function]
+
         def timed() -> Done[T]:
             started = time.monotonic()
-            found = function()
+            found = waiting.pop()()
             return Done(found, started - created, time.monotonic() - started)
+
+        def ended(_: object) -> None:
+            waiting.clear()
+            self._hold(-size_bytes)
 
         self._admit(size_bytes)
         future = self._executor.submit(timed)
-        future.add_done_callback(lambda _: self._hold(-size_bytes))
+        future.add_done_callback(ended)
+        del function
         try:
             async with asyncio.timeout(max(0.0, deadline - created)):
                 return await asyncio.wrap_future(future)
@@ -68,6 +83,8 @@ class Workers:
             raise
 
     def _admit(self, size_bytes: int) -> None:
+        if self._is_closing:
+            raise Problem(Kind.NOT_READY, "the service is stopping")
         wanted = self._held_bytes + size_bytes
         if self._held_bytes and wanted > self._max_bytes:
             self._metrics.dropped.labels("overloaded").inc()
@@ -78,3 +95,4 @@ class Workers:
     def _hold(self, size_bytes: int) -> None:
         with self._lock:
             self._held_bytes += size_bytes
+            self._idle.clear() if self._held_bytes else self._idle.set()

@@ -31,9 +31,14 @@ from codec.payload import (
     varint,
 )
 
+MAX_INDEX_BYTES = 1 << 28  # inflated
 # An index grows by no more when it is inflated: names that differ by a number take some four bytes each.
 INDEX_GROWTH, SMALL_INDEX_BYTES = 64, 1 << 16
 Picture = UInt8[np.ndarray, "height width channel"]
+
+
+class ArchiveTooLargeError(PayloadError):
+    """An archive with more payloads or names than are wanted."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,25 @@ def pack(
     return head + index + zlib.crc32(head + index).to_bytes(4, "big") + b"".join(payloads)
 
 
-def opened(data: bytes) -> Archive:
-    """Read an archive's index; raise PayloadError for one that is damaged."""
+def opened(data: bytes, max_payloads: int = MAX_LEVELS, max_index_bytes: int = MAX_INDEX_BYTES) -> Archive:
+    """Read an archive's index.
+
+    Raises PayloadError for one that is damaged, ArchiveTooLargeError for more payloads, or a longer index
+    when it is inflated, than allowed.
+    """
     reader = Reader(data)
     reader.take(len(MAGIC) + 1)
-    sizes = [reader.varint() for _ in range(reader.count())]
+    count = reader.count()
+    if count > max_payloads:
+        raise ArchiveTooLargeError(f"an archive of {count} payloads; the limit is {max_payloads}")
+    sizes = [reader.varint() for _ in range(count)]
     index = reader.take(reader.varint())
     checked = data[: reader.place]
     if int.from_bytes(reader.take(4), "big") != zlib.crc32(checked):
         raise PayloadError("the archive's index is damaged: its CRC-32 is another")
     payloads = tuple(reader.take(size) for size in sizes)
     reader.check_end()
-    names = _names(index)
+    names = _names(index, max_index_bytes)
     if len(names) != len(payloads):
         raise PayloadError(f"the archive's index is of {len(names)} payloads, there are {len(payloads)}")
     return Archive(names, payloads)
@@ -104,7 +116,7 @@ def unpack(
 ) -> Iterator[tuple[str, Picture]]:
     """Yield every name and picture, payload by payload; raise PayloadError for streams that are damaged."""
     for names, payload in zip(archive.names, archive.payloads, strict=True):
-        header = _header(payload, names, find)
+        header = header_of(payload, names, find)
         for name, image in zip(names, decompress(header, each), strict=True):
             yield name, np.ascontiguousarray(image.transpose(1, 2, 0))
 
@@ -116,24 +128,29 @@ def unpack_one(
     place = index
     for names, payload in zip(archive.names, archive.payloads, strict=True):
         if 0 <= place < len(names):
-            [image] = decompress_one(_header(payload, names, find), place)
+            [image] = decompress_one(header_of(payload, names, find), place)
             return names[place], np.ascontiguousarray(image.transpose(1, 2, 0))
         place -= len(names)
     raise PayloadError(f"index {index} is outside 0 … {sum(map(len, archive.names)) - 1}")
 
 
-def _header(payload: bytes, names: tuple[str, ...], find: Callable[[bytes], CodecModel | None]) -> Header:
+def header_of(payload: bytes, names: tuple[str, ...], find: Callable[[bytes], CodecModel | None]) -> Header:
+    """Read the header of one of an archive's payloads; raise PayloadError where it has not its names."""
     header = parsed(payload, find)
     if len(names) != header.count:
         raise PayloadError(f"the archive names {len(names)} images of a payload that has {header.count}")
     return header
 
 
-def _names(index: bytes) -> tuple[tuple[str, ...], ...]:
-    limit = INDEX_GROWTH * len(index) + SMALL_INDEX_BYTES
+def _names(index: bytes, max_bytes: int) -> tuple[tuple[str, ...], ...]:
+    limit = min(INDEX_GROWTH * len(index) + SMALL_INDEX_BYTES, max_bytes)
     inflater = zlib.decompressobj()
     try:
         content = inflater.decompress(index, limit)
+        if len(content) == max_bytes:
+            raise ArchiveTooLargeError(
+                f"the archive's index has {max_bytes} bytes or more; that is the limit"
+            )
         if inflater.unconsumed_tail or not inflater.eof:
             raise PayloadError(f"the archive's index is cut off, or longer than {limit} bytes")
         return TypeAdapter(tuple[tuple[str, ...], ...]).validate_json(content)

@@ -138,8 +138,8 @@ def _ended(levels: np.ndarray, state: int, left: int) -> Levels:
 def coarsened(levels: Levels, max_error: int) -> Levels:
     """Return images whose levels are multiples of 2·max_error + 1, or 255: the nearest to each."""
     step = 2 * max_error + 1
-    coarse = (levels.astype(np.uint16) + max_error) // step * step
-    return np.minimum(coarse, 255).astype(np.uint8)
+    nearest = np.minimum((np.arange(256) + max_error) // step * step, 255).astype(np.uint8)
+    return nearest[levels]
 
 
 def with_golden(model: CodecModel, levels: Levels) -> CodecModel:

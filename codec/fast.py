@@ -87,13 +87,13 @@ def _set_hidden(
 ) -> None:
     for o in range(weight.shape[1]):
         b, s = bias[c, o], shift[c, o]
-        r = np.int32((1 << s) >> 1)
+        r, leaking = np.int32((1 << s) >> 1), np.int32((1 << (s + LEAK_BITS)) >> 1)
         for n in range(FAST_LANES):
             total = b
             for i in range(len(each)):
                 total = np.int32(total + np.int32(weight[c, o, i] * inputs[i, n]))
             if total < 0:
-                value = np.int32(np.int32(total + np.int32(r << LEAK_BITS)) >> (s + LEAK_BITS & 31))
+                value = np.int32(np.int32(total + leaking) >> (s + LEAK_BITS & 31))
             else:
                 value = np.int32(np.int32(total + r) >> (s & 31))
             hidden[o, n] = min(max(value, np.int32(SMALLEST_HIDDEN)), np.int32(LARGEST_HIDDEN))

@@ -292,7 +292,8 @@ def _shorter(images: Images, stream: bytes) -> Stream:
 
 
 def _shorter_fast(images: Images, stream: bytes) -> Stream:
-    if len(zlib.compress(images.tobytes(), 1)) < len(stream):
+    # Trying WebP each time would cost more than coding does.
+    if min(len(zlib.compress(images.tobytes(), 1)), images.size) < len(stream):
         classical = encode_classical(images, quick=True)
         if len(classical) < len(stream):
             return Stream(classical, True)

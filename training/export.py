@@ -78,7 +78,7 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
         raise RunError("the config has no [codec] table")
     model = load_bundle(bundle).model.to(place.device)
     training = json.loads((bundle / "training.json").read_bytes())
-    if (digest := training["data"]["digest"]) != dataset.digest:
+    if (digest := _digest_of_data(training)) != dataset.digest:
         raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
     made_by = environment(place)
     content = dumped(fit_codec(model, dataset, config.codec, config.seed))
@@ -104,6 +104,11 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
         },
     )
     return bits_per_dim
+
+
+def _digest_of_data(training: dict[str, Any]) -> object:
+    data = training.get("data")  # a document for people, which others may have written
+    return data.get("digest") if isinstance(data, dict) else None
 
 
 def draw_plots(model: VAE, trainer: Trainer, latents: AggregatedPosterior, folder: Path) -> None:

@@ -29,6 +29,7 @@ from models.images import Fit
 
 # What is parsed on the event loop, which takes less time than a thread's start; more goes to a thread.
 QUICK = Limits(body_bytes=32 << 10, images=64, pixels=32 << 10)
+QUICK_RAW_BYTES = 1 << 22  # more images are copied in a thread
 QUICK_IMAGES = 16  # more images are drawn or encoded in a thread
 MAX_SHEET_IMAGES = 1024  # one PNG of them all is held in memory and looked at by a person
 
@@ -144,8 +145,11 @@ async def _received(reading: Awaitable[bytes], service: Service) -> bytes:
 
 async def answer_images(model: str | None, images: np.ndarray, chosen: Format) -> Response:
     """Answer uint8 images (N, H, W, C), written in a thread where that takes long."""
-    is_raw = chosen in (Format.npy, Format.safetensors)
-    if is_raw or (len(images) <= QUICK_IMAGES and images.size <= QUICK.pixels):
+    if chosen in (Format.npy, Format.safetensors):
+        is_quick = images.size <= QUICK_RAW_BYTES
+    else:
+        is_quick = len(images) <= QUICK_IMAGES and images.size <= QUICK.pixels
+    if is_quick:
         return images_answer(model, images, chosen)
     return await asyncio.to_thread(images_answer, model, images, chosen)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +22,7 @@ from app.negotiation import (
     parse_payload,
 )
 from app.routes.common import (
+    QUICK,
     FormatParameter,
     ModelParameter,
     StrictRoute,
@@ -30,9 +33,10 @@ from app.routes.common import (
     service_of,
     timed,
 )
-from codec.archive import is_archive, opened
+from codec.archive import ArchiveTooLargeError, header_of, is_archive, opened
 from codec.payload import LARGEST_ERROR, Effort, Header, Manner, PayloadError, UnknownModelError, parsed
 
+MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES = 4096, 1 << 20
 router = APIRouter(route_class=StrictRoute)
 EffortParameter = Annotated[
     Effort, Query(description="`fast` takes a tenth of the time, for a payload that is less small.")
@@ -74,7 +78,9 @@ async def compress(
         coded = await service.unless_departed(request, coding)
     except PayloadError as error:  # no payload holds images of such sides
         raise Problem(Kind.INVALID, str(error), value=list(images.shape)) from error
-    return timed(compressed_answer(coded.model, coded.payload, images.size, chosen), coded)
+    answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen)
+    is_quick = images.size <= QUICK.pixels
+    return timed(answer() if is_quick else await asyncio.to_thread(answer), coded)
 
 
 @router.post("/decompress", **openapi.DECOMPRESS)
@@ -94,7 +100,10 @@ async def decompress(
     chosen = format_of(request, format, IMAGE_FORMATS)
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> tuple[Header, int | None]:
-        header, place = _opened(service.coder, parse_payload(body, content_type), index)
+        payload = parse_payload(body, content_type)
+        if is_archive(payload) and limits.body_bytes <= QUICK.body_bytes:  # its names may take a while
+            raise Problem(Kind.TOO_LARGE, "an archive is read in a thread")
+        header, place = _opened(service.coder, payload, index)
         _check_model(service.coder, header, expected)
         _check_size(header, place, limits)
         return header, place
@@ -105,8 +114,7 @@ async def decompress(
         decoded = await service.unless_departed(request, service.coder.decompress(header, place, deadline))
     except PayloadError as error:
         raise Problem(Kind.MALFORMED, f"the payload: {error}") from error
-    images = np.ascontiguousarray(decoded.images.transpose(0, 2, 3, 1))
-    return timed(await answer_images(decoded.model, images, chosen), decoded)
+    return timed(await answer_images(decoded.model, decoded.found, chosen), decoded)
 
 
 def _opened(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int | None]:
@@ -115,6 +123,8 @@ def _opened(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int |
         if is_archive(data):
             return _opened_archive(coder, data, index)
         header = parsed(data, coder.find)
+    except ArchiveTooLargeError as error:
+        raise Problem(Kind.TOO_LARGE, str(error)) from error
     except UnknownModelError as error:
         loaded = coder.loaded
         raise Problem(
@@ -128,18 +138,18 @@ def _opened(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int |
 
 
 def _opened_archive(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int | None]:
-    archive = opened(data)
+    archive = opened(data, MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES)
     if index is not None:
         place = index
         for names, payload in zip(archive.names, archive.payloads, strict=True):
             if place < len(names):
-                return parsed(payload, coder.find), place
+                return header_of(payload, names, coder.find), place
             place -= len(names)
         raise _outside(index, index - place)
     if len(archive.payloads) != 1:
         detail = f"an archive of {len(archive.payloads)} payloads; without index, one is read at a time"
         raise Problem(Kind.INVALID, detail, value=len(archive.payloads), limit=1)
-    return parsed(archive.payloads[0], coder.find), None
+    return header_of(archive.payloads[0], archive.names[0], coder.find), None
 
 
 def _outside(index: int, count: int) -> Problem:
@@ -149,8 +159,8 @@ def _outside(index: int, count: int) -> Problem:
 
 
 def _check_model(coder: Coder, header: Header, expected: str | None) -> None:
-    actual = coder.id_of(header.model)
-    if expected is not None and actual is not None and actual != expected:
+    if expected is not None and header.model is not None and not coder.has(expected, header.model):
+        actual = coder.id_of(header.model)
         detail = f"the payload is of model {actual}, not of {expected}"
         raise Problem(Kind.OTHER_MODEL, detail, value=actual, limit=expected)
 

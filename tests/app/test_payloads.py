@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,18 @@ from app.service import load_bundles
 from app.settings import Settings
 from codec.archive import pack
 from codec.model import FILE, CodecError, CodecModel, dumped
-from codec.payload import KINDS, LOSSLESS, Effort, Manner, compress, divided, encoded, images_a_chunk, parsed
+from codec.payload import (
+    KINDS,
+    LOSSLESS,
+    Effort,
+    Manner,
+    compress,
+    divided,
+    encoded,
+    images_a_chunk,
+    parsed,
+    varint,
+)
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png
 from tests.app.conftest import Running, running
@@ -157,6 +169,49 @@ def test_images_are_read_out_of_an_archive(client: httpx.Client, codec: CodecMod
     np.testing.assert_array_equal(decoded(decompressed(client, alone), "npy"), small)
 
 
+def test_an_archive_that_names_other_images_than_it_has_is_refused(
+    client: httpx.Client, codec: CodecModel
+) -> None:
+    small, large = in_place(pictures(GREY, 1)), in_place(noise(1, 3, 5, 7))
+    for names, payloads in (
+        ([["a", "b"]], [compress(pictures(GREY, 1), codec)]),
+        ([["a"], ["b"]], [compress(pictures(GREY, 2), codec), compress(noise(1, 3, 5, 7), None)]),
+    ):
+        index = zlib.compress(orjson.dumps(names))
+        sizes = b"".join(varint(len(payload)) for payload in payloads)
+        head = b"V\xc6\x1f" + varint(len(payloads)) + sizes + varint(len(index)) + index
+        archive = head + zlib.crc32(head).to_bytes(4, "big") + b"".join(payloads)
+        for query in ({"index": 0}, {"index": 1}, {}) if len(names) == 1 else ({"index": 0},):
+            problem(decompressed(client, archive, **query), 400, "malformed", "the archive names ")
+    assert decompressed(client, pack([*small, *large], ["a", "b"], codec), index=1).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("limit", "what"), [("MAX_ARCHIVE_PAYLOADS", "2 payloads"), ("MAX_INDEX_BYTES", "index")]
+)
+def test_archives_of_too_much_are_refused(
+    client: httpx.Client, codec: CodecModel, limit: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"app.routes.payloads.{limit}", 1)
+    archive = pack([*in_place(pictures(GREY, 1)), *in_place(noise(1, 3, 5, 7))], ["a", "b"], codec)
+    problem(decompressed(client, archive, index=0), 413, "too-large", what)
+
+
+def test_bundles_may_have_the_same_codec(bundle_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_folder / "grey", tmp_path / "twin")
+    with running(bundle_folder, models=(str(bundle_folder / "grey"), str(tmp_path / "twin"))) as server:
+        payload = compressed(server.client, pictures(GREY, 1), model="grey").content
+        for model in ("grey", "twin"):
+            assert decompressed(server.client, payload, model=model).status_code == 200
+
+
+def test_large_images_come_back(client: httpx.Client) -> None:
+    images = noise(1, 3, 1300, 1100)
+    document = compressed(client, images, format="json", effort="fast").json()
+    response = decompressed(client, base64.b64decode(document["payload"]))
+    np.testing.assert_array_equal(decoded(response, "npy"), in_place(images))
+
+
 def test_the_command_line_reads_what_the_server_wrote(
     client: httpx.Client, bundle_folder: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +263,10 @@ def test_what_is_coded_is_counted(bundle_folder: Path) -> None:
         for operation in ("compress", "decompress"):
             assert value("vae_images_total", {"model": "grey", "operation": operation}) == 1100
         assert value("vae_batch_images_sum", {"queue": "codec"}) == 2200
+        decompressed(server.client, compressed(server.client, noise(3, 3, 5, 7)).content)
+        for operation in ("compress", "decompress"):
+            assert value("vae_images_total", {"model": "", "operation": operation}) == 3
+        assert value("vae_compute_duration_seconds_count", {"queue": "classical"}) == 2
 
 
 # Errors

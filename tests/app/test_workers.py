@@ -1,15 +1,17 @@
 """Threads with a bound on what they hold."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
 
 from app.errors import Kind, Problem
 from app.metrics import Metrics
-from app.workers import Workers
+from app.workers import Done, Workers
 
 pytestmark = pytest.mark.anyio
 SOON = 30.0
@@ -31,14 +33,14 @@ class Pool:
     def dropped(self, cause: str) -> float | None:
         return self.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": cause})
 
-    async def begin(self, size_bytes: int = 60) -> "asyncio.Task[object]":
+    async def begin(self, size_bytes: int = 60) -> "asyncio.Task[Done[str]]":
         task = asyncio.ensure_future(self.workers.run(self.wait, size_bytes, time.monotonic() + SOON))
         await asyncio.to_thread(self.entered.wait)
         return task
 
     async def until_idle(self) -> None:
         while self.workers.is_running:
-            await asyncio.sleep(0)
+            await asyncio.to_thread(self.workers._idle.wait, SOON)
 
 
 @pytest.fixture
@@ -80,12 +82,14 @@ async def test_one_alone_may_hold_any(pool: Pool) -> None:
 
 
 async def test_a_passed_deadline_is_a_problem_while_the_function_goes_on(pool: Pool) -> None:
+    first = await pool.begin()
     with pytest.raises(Problem, match="no answer within") as caught:
-        await pool.workers.run(pool.wait, 60, time.monotonic() + 0.01)
+        await pool.workers.run(lambda: 7, 1, time.monotonic())
     assert caught.value.kind is Kind.DEADLINE
     assert pool.dropped("deadline") == 1
-    assert pool.workers.is_running  # or it has not begun, and never will
+    assert pool.workers.is_running
     pool.may_end.set()
+    assert await first
     await pool.until_idle()
 
 
@@ -102,3 +106,39 @@ async def test_what_nobody_waits_for_any_more_is_not_begun(pool: Pool) -> None:
     await first
     await pool.until_idle()
     assert not begun.is_set()
+
+
+class Held:
+    """Something that a weak reference can follow."""
+
+    def size(self) -> int:
+        return 7
+
+
+async def test_what_nobody_waits_for_any_more_is_let_go_at_once(pool: Pool) -> None:
+    first = await pool.begin()
+    held = Held()
+    followed = weakref.ref(held)
+    second = asyncio.ensure_future(pool.workers.run(held.size, 1, time.monotonic() + SOON))
+    del held
+    await asyncio.sleep(0)
+    assert followed() is not None
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    del second
+    gc.collect()
+    assert followed() is None
+    pool.may_end.set()
+    await first
+
+
+async def test_closing_takes_nothing_more_and_waits_for_what_runs(pool: Pool) -> None:
+    assert await Workers(1, 100, pool.metrics).close(SOON)
+    first = await pool.begin()
+    assert not await pool.workers.close(0.0)
+    with pytest.raises(Problem, match="the service is stopping") as caught:
+        await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
+    assert caught.value.kind is Kind.NOT_READY
+    pool.may_end.set()
+    assert await pool.workers.close(SOON)
+    assert (await first).found == "waited"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codec import archive
-from codec.archive import Picture, is_archive, opened, pack, unpack, unpack_one
+from codec.archive import ArchiveTooLargeError, Picture, is_archive, opened, pack, unpack, unpack_one
 from codec.model import CodecModel
 from codec.payload import PayloadError, varint
 from tests.codecs import SHAPES, pictures
@@ -115,3 +115,13 @@ def test_an_index_of_other_images_is_an_error(grey: CodecModel) -> None:
     data = opened(pack(hwc(pictures(SHAPES["grey"], 2)), ["a", "b"], grey))
     with pytest.raises(PayloadError, match="the archive names 3 images of a payload that has 2"):
         list(unpack(archive.Archive((("a", "b", "c"),), data.payloads), {grey.prefix: grey}.get))
+
+
+def test_an_archive_of_more_than_is_wanted_is_refused(grey: CodecModel) -> None:
+    images = [*hwc(pictures(SHAPES["grey"], 1)), np.zeros((2, 2, 1), np.uint8)]
+    data = pack(images, ["a", "b"], grey)
+    assert len(opened(data, max_payloads=2, max_index_bytes=15).payloads) == 2
+    with pytest.raises(ArchiveTooLargeError, match="an archive of 2 payloads; the limit is 1"):
+        opened(data, max_payloads=1)
+    with pytest.raises(ArchiveTooLargeError, match="index has 14 bytes or more; that is the limit"):
+        opened(data, max_index_bytes=14)

@@ -102,3 +102,20 @@ def test_random_bytes_after_a_true_beginning_are_an_error(codec: CodecModel) -> 
             images_of(content, {codec.prefix: codec}.get)
 
     check()
+
+
+def test_random_streams_are_decoded_to_an_error(codec: CodecModel) -> None:
+    """After a whole header of a few images, so that what decodes them sees every stream."""
+
+    @settings(deadline=None)
+    @given(
+        stream=st.binary(min_size=4, max_size=300),
+        near=st.sampled_from([b"\x11", b"\x12", b"\x13\x01", b"\x13\x7f", b"\x14\x05"]),
+        count=st.integers(1, 5),
+    )
+    def check(stream: bytes, near: bytes, count: int) -> None:
+        content = b"V\xc6" + near + codec.prefix + bytes([count]) + stream
+        with pytest.raises(PayloadError, match="^images 0 "):
+            images_of(content, {codec.prefix: codec}.get)
+
+    check()
