@@ -115,7 +115,7 @@ def test_random_streams_are_decoded_to_an_error(codec: CodecModel) -> None:
     )
     def check(stream: bytes, near: bytes, count: int) -> None:
         content = b"V\xc6" + near + codec.prefix + bytes([count]) + stream
-        with pytest.raises(PayloadError, match="^images 0 "):
+        with pytest.raises(PayloadError, match=r"^images 0 "):
             images_of(content, {codec.prefix: codec}.get)
 
     check()
