@@ -73,8 +73,11 @@ class Service:
     def bundles(self) -> Mapping[str, Bundle]:
         """The loaded bundles by id, the default first; raises Problem while there are none."""
         if not self._bundles:
-            raise Problem(Kind.NOT_READY, f"the service is {self._state}")
+            raise self._not_loaded()
         return MappingProxyType(self._bundles)
+
+    def _not_loaded(self) -> Problem:
+        return Problem(Kind.NOT_READY, f"the service is {self._state}")
 
     @property
     def default_config(self) -> BundleConfig | None:
@@ -172,8 +175,8 @@ class Service:
     @property
     def coder(self) -> Coder:
         """What makes and reads payloads; raises Problem while there are no bundles."""
-        if not self.bundles or self._coder is None:  # the bundles come after it
-            raise AssertionError("bundles without a coder")
+        if self._coder is None or not self._bundles:
+            raise self._not_loaded()
         return self._coder
 
     def deadline(self) -> float:

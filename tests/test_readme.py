@@ -62,6 +62,8 @@ def test_every_curl_answers_as_shown(tmp_path: Path) -> None:
         "/reconstruct",
         "/score",
         "/sample",
+        "/compress",
+        "/decompress",
         "/models",
         "/health",
         "/metrics",

@@ -62,6 +62,10 @@ def test_golden_images_show_other_arithmetic(grey: CodecModel, tmp_path: Path) -
                 verified(tmp_path / FILE)
 
 
+def test_a_codec_is_shown_by_its_shape_and_what_payloads_name_it_by(grey: CodecModel) -> None:
+    assert repr(grey) == f"<CodecModel 1×8×8 {grey.prefix.hex()}>"
+
+
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CodecError, match="No such file"):
         load_codec(tmp_path / FILE)

@@ -82,7 +82,7 @@ def test_integers_cost_what_the_floats_say(shape: tuple[int, int, int], layers: 
     net = integer_context(model, steps, levels, activations)
     assert context_faults("context", net, TRAINING.reach) == []
     in_place = np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
-    _, frequencies = slots_of_levels(in_place, units, net, make_tables(), (0,) * TRAINING.components)
+    _, frequencies = slots_of_levels(in_place, 0, units, net, make_tables(), (0,) * TRAINING.components)
     assert -np.log2(frequencies / TOTAL).mean() == pytest.approx(float(expected.mean()), rel=2e-3)
 
 
