@@ -96,6 +96,8 @@ def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.
 
 def as_one_array(images: Images) -> np.ndarray:
     """Return images as they are, as uint8 (N, H, W, C); raises 422 for images of several shapes."""
+    if isinstance(images, np.ndarray):
+        return images
     shapes = [image.shape for image in images]
     for index, shape in enumerate(shapes):
         if shape != shapes[0]:
@@ -105,7 +107,7 @@ def as_one_array(images: Images) -> np.ndarray:
                 "a payload holds images of one shape"
             )
             raise Problem(Kind.INVALID, detail, value=list(shape), limit=list(shapes[0]))
-    return images if isinstance(images, np.ndarray) else np.stack(images)
+    return np.stack(images)
 
 
 def parse_payload(body: bytes, content_type: str | None) -> bytes:
