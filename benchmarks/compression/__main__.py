@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description=__doc__)
     parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="1-100", default=3)
     parser.add_argument("--images", type=int, help="of each test set, from the first; all by default")
+    parser.add_argument("--only", default="", help="measure those alone whose name begins so: vaeserve, …")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/compression/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -43,17 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "commit": describe_commit(),
     }
     bundles = [path.parent.name for path in sorted(SHIPPED.glob(f"*/{FILE}"))]
-    results = {bundle: measure(bundle, options.rounds, options.images) for bundle in bundles}
+    results = {bundle: measure(bundle, options.rounds, options.images, options.only) for bundle in bundles}
     write_report(options.out, facts, results)
     print(table(results))
     return 0
 
 
-def measure(bundle: str, rounds: int, images: int | None) -> list[Measured]:
+def measure(bundle: str, rounds: int, images: int | None, only: str) -> list[Measured]:
     """Measure a bundle's codec and its peers on the first images of its test set."""
     codec = verified(SHIPPED / bundle / FILE)
     test = load_dataset(read_config(CONFIGS / f"{bundle}.toml").data).test[:images]
-    return [measured(contender, test, rounds) for contender in contenders(codec)]
+    chosen = [contender for contender in contenders(codec) if contender.name.startswith(only)]
+    return [measured(contender, test, rounds) for contender in chosen]
 
 
 if __name__ == "__main__":

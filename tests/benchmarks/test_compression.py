@@ -114,3 +114,6 @@ def test_the_command_writes_figures_a_table_and_a_plot(
         assert f"| {name}, published | {bits:.2f} | | | |" in shown
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert table({}) == ""
+    assert command.main(["--images", "1", "--only", "vaeserve", "--out", str(tmp_path / "ours")]) == 0
+    ours = json.loads((tmp_path / "ours" / "results.json").read_text())["bundles"][BUNDLE]
+    assert [row["name"] for row in ours] == ["vaeserve, best", "vaeserve, fast"]
