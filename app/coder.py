@@ -65,7 +65,7 @@ class Coder:
     def __init__(
         self, codecs: Mapping[str, CodecModel], settings: Settings, metrics: Metrics, threads: int
     ) -> None:
-        self._codecs, self._metrics = codecs, metrics.of_queue("classical")
+        self._codecs, self._metrics = codecs, metrics
         self._ids = {codec.prefix: name for name, codec in codecs.items()}
         largest = max((math.prod(codec.config.shape) for codec in codecs.values()), default=1)
         self._batcher = Batcher(
@@ -147,7 +147,7 @@ class Coder:
         if index is not None:
             chunk, first = chunk_of(header, index)
             chunks, place = (chunk,), slice(first, first + 1)
-        id = self._ids[header.model.prefix]
+        id = self.id_of(header.model)
         task = ModelTask(id, Operation.DECOMPRESS)
         answer = await self._batcher.submit(task, chunk_rows(chunks), deadline)
         parts = list(answer.arrays[0])
@@ -157,8 +157,8 @@ class Coder:
     def _measure(self, done: Done[T], operation: Operation, images: int) -> None:
         """Count images that were coded without a model."""
         self._metrics.images.labels("", operation).inc(images)
-        self._metrics.queue_seconds.observe(done.queue_seconds)
-        self._metrics.compute_seconds.observe(done.compute_seconds)
+        self._metrics.queue_seconds.labels("classical").observe(done.queue_seconds)
+        self._metrics.compute_seconds.labels("classical").observe(done.compute_seconds)
 
 
 def bytes_of(header: Header, index: int | None) -> int:

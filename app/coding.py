@@ -53,7 +53,7 @@ class CodingEngine:
         return False
 
     def _coded(self, task: ModelTask, chunks: list[Any]) -> list[object]:
-        if task.operation is Operation.DECOMPRESS:  # Chunk → images (N,C,H,W), or PayloadError
+        if task.operation is Operation.DECOMPRESS:
             return list(decoded(chunks))
         manner = Manner(EFFORTS[task.operation], task.max_error)
-        return list(encoded(chunks, self._codecs[task.model], manner))  # images (N,C,H,W) → Stream
+        return list(encoded(chunks, self._codecs[task.model], manner))

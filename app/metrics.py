@@ -81,7 +81,7 @@ class Metrics:
             self.dropped.labels(cause)  # present from the start, so that a rate can be taken
 
     def of_queue(self, name: str) -> QueueMetrics:
-        """Return the collectors of a queue: vae, of the networks on their device, or codec."""
+        """Return the collectors of a batcher's queue: vae, of the networks on their device, or codec."""
         return QueueMetrics(
             self.images,
             self.dropped,

@@ -26,10 +26,10 @@ class Operation(StrEnum):
     DECODE = "decode"  # float32 (N,D) → uint8 (N,H,W,C)
     RECONSTRUCT = "reconstruct"  # uint8 (N,H,W,C) → uint8 (N,H,W,C)
     SCORE = "score"  # uint8 (N,H,W,C) → float32 elbo, nll, kl, distortion (N,)
-
-    COMPRESS = "compress"  # chunks of images → streams: of the coding engine alone, as those below
-    COMPRESS_FAST = "compress-fast"
-    DECOMPRESS = "decompress"  # chunks of a payload → images
+    # Of the coding engine alone, whose rows are chunks.
+    COMPRESS = "compress"  # images (N,C,H,W) → Stream
+    COMPRESS_FAST = "compress-fast"  # the same
+    DECOMPRESS = "decompress"  # Chunk → images (N,C,H,W), or PayloadError
 
     @property
     def takes_latents(self) -> bool:

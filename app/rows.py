@@ -6,19 +6,8 @@ A chunk has a length, its images, and `nbytes`, the bytes that it holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-
-
-class Chunk(Protocol):
-    """Some images that are coded together."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the images."""
 
 
 def chunk_rows(chunks: Sequence[object]) -> np.ndarray:

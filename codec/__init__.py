@@ -1,4 +1,4 @@
-"""The VAE codec: lossless payloads, made in integers alone.
+"""The VAE codec: payloads without loss, or within an error, made in integers alone.
 
     images ─► payload ─► chunks ─┬─► chunk: encoder ─► k ─► latents, decoder ─► context ─► rans ─┬─► bytes
                                  └─► classical: lossless WebP, where no model fits or it is less ─┘

@@ -1,4 +1,4 @@
-"""`python -m codec`: compress 8-bit images into one file, without loss of a pixel, and back."""
+"""`python -m codec`: compress 8-bit images into one file, and back: without loss, or within an error."""
 
 from __future__ import annotations
 

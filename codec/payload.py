@@ -132,7 +132,8 @@ def images_a_chunk(shape: Shape) -> int:
 def compress(images: Images, model: CodecModel | None, manner: Manner = LOSSLESS, each: Each = map) -> bytes:
     """Return a payload: with the model where the images have its shape, without one otherwise.
 
-    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, and no or too many images.
+    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, no or too many images, and a
+    max_error out of range.
 
     Chunks are coded by `each`: map, or an executor's, for several at a time.
     """

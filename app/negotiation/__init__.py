@@ -1,7 +1,7 @@
 """Bytes ↔ arrays: what a request's body means, and what an answer looks like on the wire. No torch here.
 
 request body ── parse_images ──► uint8 (N, H, W, C) ── conform ──► the model's shape
-request body ── parse_images ──► ── as_one_array ──► their own shape, for /compress
+request body ── parse_images ──► images of any size ── as_one_array ──► uint8 (N, H, W, C)
 request body ── parse_latents ──► float32 (N, D)
 request body ── parse_payload ──► bytes
 arrays ── encoded_answer, images_answer, stream_images ──► response

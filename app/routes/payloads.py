@@ -99,16 +99,15 @@ async def decompress(
     expected = None if model is None else service.bundle(model).id
     chosen = format_of(request, format, IMAGE_FORMATS)
 
-    def parse(body: bytes, content_type: str | None, limits: Limits) -> tuple[Header, int | None]:
-        payload = parse_payload(body, content_type)
-        if is_archive(payload) and limits.body_bytes <= QUICK.body_bytes:  # its names may take a while
-            raise Problem(Kind.TOO_LARGE, "an archive is read in a thread")
-        header, place = _opened(service.coder, payload, index)
-        _check_model(service.coder, header, expected)
-        _check_size(header, place, limits)
-        return header, place
+    def parse(body: bytes, content_type: str | None, limits: Limits) -> bytes:
+        return parse_payload(body, content_type)
 
-    (header, place), deadline = await read(request, parse)
+    payload, deadline = await read(request, parse)
+    opening = partial(_opened, service.coder, payload, index)
+    is_quick = len(payload) <= QUICK.body_bytes and not is_archive(payload)  # whose names may be many
+    header, place = opening() if is_quick else await asyncio.to_thread(opening)
+    _check_model(service.coder, header, expected)
+    _check_size(header, place, service.limits)
     check_sheet(header.count if place is None else 1, chosen)
     try:
         decoded = await service.unless_departed(request, service.coder.decompress(header, place, deadline))
