@@ -55,11 +55,16 @@ class LikelihoodConfig(Strict):
 
     name: Literal["bernoulli", "beta-binomial", "logistic-mixture"]
     components: int = Field(default=1, ge=1, le=64, description="of the mixture; 1 elsewhere")
+    conditional: bool = Field(
+        default=False, description="green given red, blue given both: of a mixture, for three channels"
+    )
 
     @model_validator(mode="after")
-    def _components_belong_to_the_mixture(self) -> Self:
+    def _options_belong_to_the_mixture(self) -> Self:
         if self.name != "logistic-mixture" and self.components != 1:
             raise ValueError(f"{self.name} has no components, got components = {self.components}")
+        if self.name != "logistic-mixture" and self.conditional:
+            raise ValueError(f"{self.name} cannot be conditional")
         return self
 
 
@@ -98,4 +103,8 @@ class VAEConfig(NetworkConfig):
     def _levels_fit_the_likelihood(self) -> Self:
         if (self.likelihood.name == "bernoulli") != (self.input.levels == 2):
             raise ValueError(f"{self.likelihood.name} does not describe {self.input.levels} levels")
+        if self.likelihood.conditional and self.input.shape[0] != 3:
+            raise ValueError(
+                f"a conditional likelihood needs 3 channels, the images have {self.input.shape[0]}"
+            )
         return self

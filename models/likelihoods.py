@@ -18,7 +18,10 @@ PerPixel = Float[Tensor, "batch channel height width"]
 
 
 class Likelihood(ABC):
-    """p(levels given z), pixels and channels independent, from `parameters` numbers a pixel."""
+    """p(levels given z), pixels independent, from `parameters` numbers for each channel of a pixel.
+
+    Channels are independent too, unless a LogisticMixture is conditional.
+    """
 
     parameters: int
 
@@ -83,24 +86,37 @@ class LogisticMixture(Likelihood):
     Parameters a pixel: K mixture logits, then K locations and K log scales before their bounds. In units
     where the levels span −1 … 1, a location is 1.25·tanh(l) and a log scale −3 + 4·tanh(s/4): unbounded
     ones of components that a pixel does not use drift until their gradients are NaN.
+
+    `conditional`, of three channels: two slopes a pixel follow. The locations of green move with red's
+    distance from the mean of red's locations, those of blue with red's and green's; slopes are 2·tanh(s/2).
     """
 
     LOCATION_BOUND = 1.25
     LOG_SCALE_CENTRE, LOG_SCALE_REACH = -3.0, 4.0
+    SLOPES, SLOPE_BOUND = 2, 2.0
 
-    def __init__(self, levels: int, components: int) -> None:
+    def __init__(self, levels: int, components: int, conditional: bool = False) -> None:
         super().__init__(levels)
-        self.components = components
-        self.parameters = 3 * components
+        self.components, self.conditional = components, conditional
+        self.parameters = 3 * components + (self.SLOPES if conditional else 0)
 
     def _split(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-        logits, locations, log_scales = parameters.split(self.components, dim=2)
+        logits, locations, log_scales = parameters[:, :, : 3 * self.components].chunk(3, dim=2)
         reach = self.LOG_SCALE_REACH
         return (
             F.log_softmax(logits, dim=2),
             self.LOCATION_BOUND * torch.tanh(locations),
             self.LOG_SCALE_CENTRE + reach * torch.tanh(log_scales / reach),
         )
+
+    def _moves(self, x: PerPixel, parameters: Parameters, means: PerPixel) -> PerPixel:
+        """Return how far each channel's locations are moved by the channels before it."""
+        bound = self.SLOPE_BOUND
+        slopes = bound * torch.tanh(parameters[:, :, 3 * self.components :] / bound)
+        red, green, _ = (x - means).unbind(1)
+        of_green = slopes[:, 1, 0] * red
+        of_blue = slopes[:, 2, 0] * red + slopes[:, 2, 1] * green
+        return torch.stack([torch.zeros_like(red), of_green, of_blue], dim=1)
 
     def log_prob_per_pixel(self, levels: Levels, parameters: Parameters) -> PerPixel:
         """Return logsumexp over components of log weight + log(cdf(upper edge) − cdf(lower edge)).
@@ -110,7 +126,11 @@ class LogisticMixture(Likelihood):
         """
         log_weights, locations, log_scales = self._split(parameters)
         half_bin = 1 / (self.levels - 1)
-        centred = (levels.to(locations.dtype) * (2 * half_bin) - 1).unsqueeze(2) - locations
+        x = levels.to(locations.dtype) * (2 * half_bin) - 1
+        if self.conditional:
+            means = (log_weights.exp() * locations).sum(dim=2)
+            locations = locations + self._moves(x, parameters, means).unsqueeze(2)
+        centred = x.unsqueeze(2) - locations
         inverse_scales = torch.exp(-log_scales)
         has_lower, has_upper = (levels > 0).unsqueeze(2), (levels < self.levels - 1).unsqueeze(2)
         zero = centred.new_zeros(())
@@ -126,7 +146,8 @@ class LogisticMixture(Likelihood):
 
         E[clip(X, 0, n)] = ∫₀ⁿ P(X > t) dt = s·(softplus(m / s) − softplus((m − n) / s)). It differs from
         the mean of the discretised distribution by less than half a level, and by less than 0.03 of one
-        where the scale exceeds half a level.
+        where the scale exceeds half a level. A conditional mixture's is taken where the channels before are
+        at their means, which move nothing.
         """
         log_weights, locations, log_scales = self._split(parameters)
         n = self.levels - 1
@@ -143,7 +164,7 @@ def build_likelihood(config: LikelihoodConfig, levels: int) -> Likelihood:
         case "beta-binomial":
             return BetaBinomial(levels)
         case _:
-            return LogisticMixture(levels, config.components)
+            return LogisticMixture(levels, config.components, config.conditional)
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:

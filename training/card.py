@@ -96,7 +96,8 @@ def model_card(config: RunConfig, model: VAE, metrics: Metrics, dataset: Dataset
 def _likelihood(model: VAE) -> str:
     likelihood = model.config.likelihood
     suffix = f", {likelihood.components} components" if likelihood.name == "logistic-mixture" else ""
-    return f"{likelihood.name}{suffix}, pixels independent given z"
+    channels = ", each channel given those before it" if likelihood.conditional else ""
+    return f"{likelihood.name}{suffix}, pixels independent given z{channels}"
 
 
 def _likelihood_note(model: VAE) -> str:

@@ -115,3 +115,65 @@ def test_log_prob_sums_over_an_image_alone(config: LikelihoodConfig) -> None:
     parameters = torch.randn(5, 3, likelihood.parameters, 4, 2)
     per_pixel = likelihood.log_prob_per_pixel(levels, parameters)
     torch.testing.assert_close(likelihood.log_prob(levels, parameters), per_pixel.flatten(1).sum(1))
+
+
+CONDITIONAL = LikelihoodConfig(name="logistic-mixture", components=3, conditional=True)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_probabilities_of_a_channel_given_those_before_it_sum_to_one(channel: int) -> None:
+    likelihood = build(CONDITIONAL)
+    parameters = torch.randn(1, 3, likelihood.parameters, 2, 2, dtype=torch.float64)
+    levels = torch.randint(0, 256, (1, 3, 2, 2)).to(torch.uint8).repeat(256, 1, 1, 1)
+    levels[:, channel] = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1)
+    found = likelihood.log_prob_per_pixel(levels, parameters.expand(256, -1, -1, -1, -1)).exp()
+    torch.testing.assert_close(found[:, channel].sum(0), torch.ones(2, 2, dtype=torch.float64))
+    before = found[:, :channel]
+    torch.testing.assert_close(before, before[:1].expand_as(before))  # they do not see this channel
+
+
+def test_a_channel_moves_with_the_distance_of_those_before_it_from_their_means() -> None:
+    likelihood = build(LikelihoodConfig(name="logistic-mixture", components=1, conditional=True))
+    parameters = torch.zeros(1, 3, 5, 1, 1, dtype=torch.float64)
+    slopes = (0.5, -0.25, 1.0)
+    for place, slope in zip([(1, 3), (2, 3), (2, 4)], slopes, strict=True):
+        parameters[0, *place] = 2 * math.atanh(slope / 2)
+    red, green = 170, 90  # the means are at level 127.5
+    moved = (slopes[0] * (red - 127.5), slopes[1] * (red - 127.5) + slopes[2] * (green - 127.5))
+    independent = build(LikelihoodConfig(name="logistic-mixture", components=1))
+    levels = torch.tensor([red, green, 33], dtype=torch.uint8).view(1, 3, 1, 1)
+    alone = torch.zeros(1, 3, 3, 1, 1, dtype=torch.float64)
+    alone[0, 1:, 1, 0, 0] = torch.atanh(torch.tensor(moved).double() / 127.5 / 1.25)
+    torch.testing.assert_close(
+        likelihood.log_prob(levels, parameters), independent.log_prob(levels, alone), rtol=1e-9, atol=0
+    )
+
+
+def test_mean_of_a_conditional_mixture_is_that_of_its_samples() -> None:
+    likelihood = LogisticMixture(256, components=2, conditional=True)
+    generator = torch.Generator().manual_seed(0)
+    # (1, 3, 8, 1, 1): locations well inside the levels, so that nothing is clipped
+    parameters = torch.randn(1, 3, 8, 1, 1, generator=generator, dtype=torch.float64) * 0.3
+    parameters[:, :, 4:6] = -2.0
+    every = torch.arange(256, dtype=torch.uint8)
+    count = 4000
+    levels = torch.zeros(count, 3, 1, 1, dtype=torch.uint8)
+    for channel in range(3):  # by inverting each channel's distribution, given the samples so far
+        table = torch.stack(
+            [
+                likelihood.log_prob_per_pixel(
+                    _with(levels, channel, level), parameters.expand(count, -1, -1, -1, -1)
+                )
+                for level in every
+            ]
+        )[:, :, channel, 0, 0].exp()
+        levels[:, channel, 0, 0] = torch.multinomial(table.T, 1, generator=generator)[:, 0].to(torch.uint8)
+    found = levels.double().mean(dim=0)
+    error = levels.double().std(dim=0) / math.sqrt(count)
+    assert ((found - likelihood.mean(parameters)[0]).abs() < 5 * error + 0.05).all()
+
+
+def _with(levels: Tensor, channel: int, level: Tensor) -> Tensor:
+    changed = levels.clone()
+    changed[:, channel] = level
+    return changed

@@ -117,6 +117,8 @@ def test_an_autoencoder_has_one_number_a_latent_and_no_posterior(small_config: V
         ({"input": {"shape": (1, 8, 8), "range": (1.0, 1.0)}}, "must rise"),
         ({"likelihood": {"name": "bernoulli"}}, "does not describe 256 levels"),
         ({"likelihood": {"name": "beta-binomial", "components": 2}}, "has no components"),
+        ({"likelihood": {"name": "beta-binomial", "conditional": True}}, "cannot be conditional"),
+        ({"likelihood": {"name": "logistic-mixture", "conditional": True}}, "needs 3 channels"),
         ({"blocks": (1,)}, "blocks must have 2 entries"),
         ({"family": "fully-connected"}, "blocks must have 0 entries"),
         ({"depth": 3}, "Extra inputs are not permitted"),
