@@ -1,8 +1,8 @@
 """Pixel by pixel: each level's table from the levels before it and the decoder's features, in integers.
 
-    levels above and to the left ─┐
-    features of the pixel ────────┼─► hidden layers ─► logits, locations, scales ─► slots of the level
-    channels before this one ─────┘
+    levels above and to the left ─┬─► prediction ───────────────┐
+    channels before this one ─────┼─► hidden layers ─► logits, locations, scales ─► slots of the level
+    features of the pixel ────────┘
 
 Encoding knows every level; decoding finds one after the other. Both run the same arithmetic: sums of 32 bits
 of products of 16. LANES images go side by side: at each pixel in raster order, each channel, one image after
@@ -39,19 +39,29 @@ INPUTS = 64  # the network's inputs are padded to a multiple of it: dot products
 
 
 class ContextNetwork(NamedTuple):
-    """Weights (…, outputs, inputs), biases, and shifts to the right."""
+    """Weights (…, outputs, inputs), biases, and shifts to the right.
+
+    The first layer has an output more than there are hidden units: the prediction, in steps of a location.
+    """
 
     offsets: Int64[np.ndarray, "context 2"]  # (dy, dx) of the pixels that are seen, all before the pixel
-    seen_weight: Int16[np.ndarray, "hidden inputs"]  # of levels (channels innermost), features, nothing
-    own_weight: Int16[np.ndarray, "channel hidden channel"]  # of the pixel's channels before this one
-    first_bias: Int32[np.ndarray, "channel hidden"]
-    first_shift: Int32[np.ndarray, "channel hidden"]
+    # Of levels (channels innermost), features, nothing; the predictions of all channels come last.
+    seen_weight: Int16[np.ndarray, "hidden+channel inputs"]
+    own_weight: Int16[np.ndarray, "channel hidden+1 channel"]  # of the pixel's channels before this one
+    first_bias: Int32[np.ndarray, "channel hidden+1"]
+    first_shift: Int32[np.ndarray, "channel hidden+1"]
     middle_weight: Int16[np.ndarray, "channel layer hidden hidden"]
     middle_bias: Int32[np.ndarray, "channel layer hidden"]
     middle_shift: Int32[np.ndarray, "channel layer hidden"]
     last_weight: Int16[np.ndarray, "channel parameter hidden"]
     last_bias: Int32[np.ndarray, "channel parameter"]
     last_shift: Int32[np.ndarray, "channel parameter"]
+
+
+def seen_weights(net: ContextNetwork) -> Int16[np.ndarray, "channel hidden+1 inputs"]:
+    """Return what each channel's first layer makes of the levels and features that all of them see."""
+    hidden = net.own_weight.shape[1] - 1
+    return np.stack([np.vstack([net.seen_weight[:hidden], own]) for own in net.seen_weight[hidden:]])
 
 
 def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
@@ -62,10 +72,8 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     near = (net.offsets >= -reach) & (net.offsets <= reach)
     if not before.all() or not near.all():
         faults.append(f"{part}.offsets: one is not before the pixel, {reach} away or less")
-    channels = len(net.own_weight)
-    seen = np.broadcast_to(net.seen_weight, (channels, *net.seen_weight.shape))
     layers = {
-        "first": (np.concatenate([seen, net.own_weight], axis=2), LARGEST_INPUT),
+        "first": (np.concatenate([seen_weights(net), net.own_weight], axis=2), LARGEST_INPUT),
         "middle": (net.middle_weight, LARGEST_HIDDEN),
         "last": (net.last_weight, LARGEST_HIDDEN),
     }
@@ -123,7 +131,7 @@ def _set_outputs(
 
     `levels` (lanes, C) are read before the channel only; `seen` are the sums of what the lanes see.
     """
-    width = hidden.shape[1]
+    width, components = hidden.shape[1], len(outputs) // 3
     for n in range(lanes):
         for o in range(width):
             total = seen[n, o] + net.first_bias[channel, o]
@@ -147,6 +155,13 @@ def _set_outputs(
             for i in range(width):
                 total += np.int32(net.last_weight[channel, o, i]) * np.int32(hidden[n, i])
             outputs[o, n] = shifted(total + net.last_bias[channel, o], net.last_shift[channel, o])
+    for n in range(lanes):
+        total = seen[n, width + channel] + net.first_bias[channel, width]
+        for c in range(channel):
+            total += net.own_weight[channel, width, c] * (np.int32(levels[n, c]) - CENTRE)
+        prediction = shifted(total, net.first_shift[channel, width])
+        for k in range(components):
+            outputs[components + k, n] += prediction
 
 
 @njit(cache=True, nogil=True)
@@ -183,8 +198,8 @@ def slots_of_levels(
     row = (width + 2 * margin) * channels
     offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((width, net.seen_weight.shape[1]), np.int16)
-    size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
-    seen, hidden = np.empty((width, size), np.int32), np.empty((width, size), np.int16)
+    size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
+    seen, hidden = np.empty((width, size + channels), np.int32), np.empty((width, size), np.int16)
     totals, outputs = np.empty((width, size), np.int32), np.empty((parameters, width), np.int32)
     weights, locations, steepnesses = workplace(width, each)
     logistic = tables.logistic
@@ -235,8 +250,8 @@ def decode_levels(
     row = (width + 2 * margin) * channels
     offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
-    size, parameters = net.seen_weight.shape[0], net.last_weight.shape[1]
-    seen, hidden = np.empty((LANES, size), np.int32), np.empty((LANES, size), np.int16)
+    size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
+    seen, hidden = np.empty((LANES, size + channels), np.int32), np.empty((LANES, size), np.int16)
     totals, outputs = np.empty((LANES, size), np.int32), np.empty((parameters, LANES), np.int32)
     weights, locations, steepnesses = workplace(LANES, each)
     logistic = tables.logistic

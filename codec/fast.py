@@ -1,6 +1,6 @@
 """Fast coding: each level's table from a small context network alone, without latents or features.
 
-    levels above and to the left ─► two hidden layers ─► a mixture for the level
+    levels above and to the left ─► two hidden layers, a prediction ─► a mixture for the level
 
 It is the network of `context`, smaller. FAST_LANES images go side by side, so that one instruction computes
 the same unit for many; the numbers of inputs and units are in the types, as lengths of tuples.
@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from numba import njit
 
-from codec.context import LARGEST_HIDDEN, SMALLEST_HIDDEN, ContextNetwork, flat_offsets, margin_of
+from codec.context import (
+    LARGEST_HIDDEN,
+    SMALLEST_HIDDEN,
+    ContextNetwork,
+    flat_offsets,
+    margin_of,
+    seen_weights,
+)
 from codec.integer import LEAK_BITS
 from codec.mixture import (
     Each,
@@ -38,6 +45,9 @@ class FastNetwork(NamedTuple):
     """A context network without features, of two hidden layers; the last two fields count by their length."""
 
     offsets: Int64[np.ndarray, "context 2"]
+    prediction_weight: Int32[np.ndarray, "channel 1 input"]
+    prediction_bias: Int32[np.ndarray, "channel 1"]
+    prediction_shift: Int32[np.ndarray, "channel 1"]
     first_weight: Int32[np.ndarray, "channel hidden input"]
     first_bias: Int32[np.ndarray, "channel hidden"]
     first_shift: Int32[np.ndarray, "channel hidden"]
@@ -53,17 +63,19 @@ class FastNetwork(NamedTuple):
 
 def fast_network(net: ContextNetwork) -> FastNetwork:
     """Lay a context network without features out for speed."""
-    channels, hidden = net.first_bias.shape
-    seen = len(net.offsets) * channels
-    first = np.broadcast_to(net.seen_weight[:, :seen], (channels, hidden, seen))
+    channels, hidden = net.middle_bias.shape[0], net.middle_bias.shape[2]
+    first = seen_weights(net)[:, :, : len(net.offsets) * channels]
     if channels > 1:  # the pixel's own channels, of which a later one counts nothing
         own = net.own_weight * np.tri(channels, k=-1, dtype=np.int16)[:, None]
         first = np.concatenate([first, own], axis=2)
     return FastNetwork(
         net.offsets,
-        np.ascontiguousarray(first, np.int32),
-        net.first_bias,
-        net.first_shift,
+        np.ascontiguousarray(first[:, hidden:], np.int32),
+        np.ascontiguousarray(net.first_bias[:, hidden:]),
+        np.ascontiguousarray(net.first_shift[:, hidden:]),
+        np.ascontiguousarray(first[:, :hidden], np.int32),
+        np.ascontiguousarray(net.first_bias[:, :hidden]),
+        np.ascontiguousarray(net.first_shift[:, :hidden]),
         np.ascontiguousarray(net.middle_weight[:, 0], np.int32),
         np.ascontiguousarray(net.middle_bias[:, 0]),
         np.ascontiguousarray(net.middle_shift[:, 0]),
@@ -120,6 +132,14 @@ def _set_outputs(
 
 
 @njit(cache=True, nogil=True)
+def _add_prediction(prediction: np.ndarray, outputs: np.ndarray) -> None:
+    components = len(outputs) // 3
+    for k in range(components):
+        for n in range(FAST_LANES):
+            outputs[components + k, n] += prediction[0, n]
+
+
+@njit(cache=True, nogil=True)
 def _see(plane: np.ndarray, place: int, offsets: np.ndarray, inputs: np.ndarray) -> None:
     """Fill inputs (…, lane) with the centred levels at offsets from a place."""
     for i in range(len(offsets)):
@@ -147,6 +167,7 @@ def fast_slots_of_levels(
     row = (width + 2 * margin) * channels
     offsets = _offsets_in(net.offsets, row, channels)
     # Taken out of their tuples, whose every passing on costs more than a layer.
+    its_weight, its_bias, its_shift = net.prediction_weight, net.prediction_bias, net.prediction_shift
     first_weight, first_bias, first_shift = net.first_weight, net.first_bias, net.first_shift
     middle_weight, middle_bias, middle_shift = net.middle_weight, net.middle_bias, net.middle_shift
     last_weight, last_bias, last_shift = net.last_weight, net.last_bias, net.last_shift
@@ -156,6 +177,7 @@ def fast_slots_of_levels(
     one = np.zeros((len(each_unit), FAST_LANES), np.int32)
     two = np.zeros((len(each_unit), FAST_LANES), np.int32)
     outputs = np.zeros((3 * len(each), FAST_LANES), np.int32)
+    prediction = np.zeros((1, FAST_LANES), np.int32)
     weights, locations, steepnesses = workplace(FAST_LANES, each)
     starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
     plane = np.zeros(((height + margin) * row, FAST_LANES), np.int32)
@@ -177,6 +199,8 @@ def fast_slots_of_levels(
                     _set_hidden(inputs, first_weight, first_bias, first_shift, u, each_input, one)
                     _set_hidden(one, middle_weight, middle_bias, middle_shift, u, each_unit, two)
                     _set_outputs(two, last_weight, last_bias, last_shift, u, each_unit, outputs)
+                    _set_outputs(inputs, its_weight, its_bias, its_shift, u, each_input, prediction)
+                    _add_prediction(prediction, outputs)
                     set_mixtures(outputs, FAST_LANES, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
                         low, high = levels_near(levels[first + n, y, x, c], max_error)
@@ -203,6 +227,7 @@ def fast_decode_levels(
     margin = margin_of(net.offsets)
     row = (width + 2 * margin) * channels
     offsets = _offsets_in(net.offsets, row, channels)
+    its_weight, its_bias, its_shift = net.prediction_weight, net.prediction_bias, net.prediction_shift
     first_weight, first_bias, first_shift = net.first_weight, net.first_bias, net.first_shift
     middle_weight, middle_bias, middle_shift = net.middle_weight, net.middle_bias, net.middle_shift
     last_weight, last_bias, last_shift = net.last_weight, net.last_bias, net.last_shift
@@ -212,6 +237,7 @@ def fast_decode_levels(
     one = np.zeros((len(each_unit), FAST_LANES), np.int32)
     two = np.zeros((len(each_unit), FAST_LANES), np.int32)
     outputs = np.zeros((3 * len(each), FAST_LANES), np.int32)
+    prediction = np.zeros((1, FAST_LANES), np.int32)
     weights, locations, steepnesses = workplace(FAST_LANES, each)
     likely = np.empty((FAST_LANES, 3), np.int64)  # a level, its first slot, the next level's
     levels = np.empty(shape, np.uint8)
@@ -228,6 +254,8 @@ def fast_decode_levels(
                     _set_hidden(inputs, first_weight, first_bias, first_shift, u, each_input, one)
                     _set_hidden(one, middle_weight, middle_bias, middle_shift, u, each_unit, two)
                     _set_outputs(two, last_weight, last_bias, last_shift, u, each_unit, outputs)
+                    _set_outputs(inputs, its_weight, its_bias, its_shift, u, each_input, prediction)
+                    _add_prediction(prediction, outputs)
                     set_mixtures(outputs, FAST_LANES, tables, each, weights, locations, steepnesses)
                     # The states wait for each other, so what most will find is looked up before.
                     for n in range(lanes):

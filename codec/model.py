@@ -276,10 +276,10 @@ def _context_layout(
     middle = (channels, layers - 1, hidden)
     return {
         f"{part}.offsets": ("int64", (context, 2)),
-        f"{part}.seen_weight": ("int16", (hidden, inputs)),
-        f"{part}.own_weight": ("int16", (channels, hidden, channels)),
-        f"{part}.first_bias": ("int32", (channels, hidden)),
-        f"{part}.first_shift": ("int32", (channels, hidden)),
+        f"{part}.seen_weight": ("int16", (hidden + channels, inputs)),
+        f"{part}.own_weight": ("int16", (channels, hidden + 1, channels)),
+        f"{part}.first_bias": ("int32", (channels, hidden + 1)),
+        f"{part}.first_shift": ("int32", (channels, hidden + 1)),
         f"{part}.middle_weight": ("int16", (*middle, hidden)),
         f"{part}.middle_bias": ("int32", middle),
         f"{part}.middle_shift": ("int32", middle),

@@ -1,7 +1,8 @@
 """The context network in floats: what is trained, and its way to integers.
 
-levels before a pixel, `reach` away or less ─────────┐
-the decoder's last activations, if any ─► head ──────┴─► hidden layers ─► a mixture of logistics for the level
+levels before a pixel, `reach` away or less ─┬─► a prediction ──────────────┐
+                                             ├─► hidden layers ─────────────┴─► a mixture of logistics
+the decoder's activations, if any ─► head ───┘                                  around the prediction
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LARGEST_SUM = 2.0**29  # of a layer's products: 2^31 is the limit of sums, biase
 # Outputs of about −1 … 1 become logits in nats, locations in levels, scales in octaves above the smallest.
 LOGIT_CENTRE = (LOGITS - 1) / LOGIT_STEPS / 2
 OCTAVES, OCTAVE_CENTRE = 4, 6
+SPREAD = 0.25  # of the components' locations around the prediction, at first
 Activations = Float[Tensor, "batch channel h w"]
 Outputs = Float[Tensor, "batch channel 3 component height width"]
 
@@ -84,22 +86,35 @@ class ContextModel(nn.Module):
         # Of the channels of a pixel before each channel.
         self.of_own = nn.Parameter(torch.randn(channels, hidden, channels) * scale)
         self.bias = nn.Parameter(torch.zeros(channels, hidden))
+        self.prediction = nn.Parameter(torch.zeros(channels, channels, context))
+        self.prediction_of_own = nn.Parameter(torch.zeros(channels, channels))
         self.middle = nn.ModuleList(
             PixelLayer(channels, hidden, hidden, math.sqrt(2)) for _ in range(layers - 1)
         )
         self.last = PixelLayer(channels, hidden, 3 * components, 0.1)
+        self._begin_with_neighbours()
         with torch.no_grad():  # locations apart, so that the components are
-            self.last.bias.unflatten(1, (3, -1))[:, 1] = torch.linspace(-1, 1, components)
+            self.last.bias.unflatten(1, (3, -1))[:, 1] = SPREAD * torch.linspace(-1, 1, components)
         own_mask = torch.ones(channels, channels).tril(-1)[:, None]
         self.register_buffer("own_mask", own_mask, persistent=False)
 
+    def _begin_with_neighbours(self) -> None:
+        """Predict a level from those around it, and from how far the channel before was from the same."""
+        columns = 2 * self.reach + 1
+        with torch.no_grad():
+            for places_before, weight in ((1, 0.75), (columns, 0.75), (columns + 1, -0.5)):
+                for channel in range(self.channels):
+                    self.prediction[channel, channel, -places_before] = weight
+                    if channel:
+                        self.prediction[channel, channel - 1, -places_before] = -weight
+            for channel in range(1, self.channels):
+                self.prediction_of_own[channel, channel - 1] = 1.0
+
     def forward(self, levels: Levels, activations: Activations | None = None) -> Outputs:
         """Return what `log_prob` takes, for every level; activations are what a head needs."""
+        # Exact in eight bits too.
         x = (levels.to(self.of_levels.dtype if activations is None else activations.dtype) - CENTRE) / CENTRE
-        reach = self.reach
-        missing = (reach + 1) * (2 * reach + 1) - self.of_levels.shape[2]  # the pixel and those after it
-        window = F.pad(self.of_levels, (0, missing)).unflatten(2, (reach + 1, 2 * reach + 1))
-        seen = F.conv2d(F.pad(x, (reach, reach, reach, 0)), window)
+        seen = self._seen(x, self.of_levels)
         if self.head is not None:
             seen = seen + F.conv2d(rectified(self.head(activations)), self.of_features[..., None, None])
         own = (self.of_own * self.own_mask).flatten(0, 1)[..., None, None]
@@ -110,7 +125,17 @@ class ContextModel(nn.Module):
         # Locations need more than bfloat16's eight bits.
         with torch.autocast(h.device.type, enabled=False):
             outputs: Tensor = self.last(h.float())
-        return outputs.unflatten(1, (self.channels, 3, -1))
+            of_own = self.prediction_of_own.tril(-1)[..., None, None]
+            predicted = self._seen(x.float(), self.prediction) + F.conv2d(x.float(), of_own)
+        logits, locations, scales = outputs.unflatten(1, (self.channels, 3, -1)).unbind(2)
+        return torch.stack([logits, locations + predicted.unsqueeze(2), scales], dim=2)
+
+    def _seen(self, x: Tensor, weight: Float[Tensor, "output channel context"]) -> Tensor:
+        """Return the sums of the levels before each pixel."""
+        reach = self.reach
+        missing = (reach + 1) * (2 * reach + 1) - weight.shape[2]  # the pixel and those after it
+        window = F.pad(weight, (0, missing)).unflatten(2, (reach + 1, 2 * reach + 1))
+        return F.conv2d(F.pad(x, (reach, reach, reach, 0)), window)
 
 
 def log_prob(levels: Levels, outputs: Outputs) -> Float[Tensor, "batch channel height width"]:
@@ -158,6 +183,16 @@ def integer_context(
     both = torch.cat([inputs, *of_own], dim=1) / first_steps[:, None]
     weight, shift = _integers(both, first_bias.abs().amax(dim=0), LARGEST_INPUT)
     first_bias = torch.round(first_bias * torch.exp2(shift))
+    size = inputs.shape[1]
+    own = weight[:, size:].unflatten(1, (channels, channels)).transpose(0, 1)
+
+    # The prediction is an output more of the first layer, in steps of a location.
+    predicted = _double(model.prediction).transpose(1, 2).flatten(1)
+    predicted = F.pad(predicted, (0, size - predicted.shape[1]))
+    predicted_own = _double(model.prediction_of_own).tril(-1)
+    of_prediction, its_shift = _integers(
+        torch.cat([predicted, predicted_own], dim=1) * LOCATION_STEPS, torch.zeros(channels), LARGEST_INPUT
+    )
 
     middle = [
         _layer(_double(layer.weight) * before[:, None] / after[..., None], _double(layer.bias) / after)
@@ -172,13 +207,12 @@ def integer_context(
         _double(model.last.weight) * hidden_steps[-1][:, None] * gains[:, None],
         _double(model.last.bias) * gains + torch.tensor(centres).double().repeat_interleave(components),
     )
-    size = inputs.shape[1]
     return ContextNetwork(
         offsets=context_offsets(model.reach).numpy(),
-        seen_weight=_array(weight[:, :size], np.int16),
-        own_weight=_array(weight[:, size:].unflatten(1, (channels, channels)).transpose(0, 1), np.int16),
-        first_bias=_array(first_bias, np.int32),
-        first_shift=_array(shift.expand(channels, -1), np.int32),
+        seen_weight=_array(torch.cat([weight[:, :size], of_prediction[:, :size]]), np.int16),
+        own_weight=_array(torch.cat([own, of_prediction[:, None, size:]], dim=1), np.int16),
+        first_bias=_array(F.pad(first_bias, (0, 1)), np.int32),
+        first_shift=_array(torch.cat([shift.expand(channels, -1), its_shift[:, None]], dim=1), np.int32),
         middle_weight=_stacked(
             [weight for weight, _, _ in middle], (channels, 0, model.hidden, model.hidden)
         ),

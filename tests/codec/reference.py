@@ -193,18 +193,22 @@ class Reference:
             inputs += [int(levels[y + dy, x + dx, j]) - 128 if inside else 0 for j in range(channels)]
         inputs += features
         own = [int(levels[y, x, j]) - 128 for j in range(c)]
-        hidden = []
-        for o, weight in enumerate(self[f"{net}.seen_weight"]):
+        first = []
+        for o, own_weight in enumerate(self[f"{net}.own_weight"][c]):
+            is_prediction = o == len(self[f"{net}.own_weight"][c]) - 1
+            weight = self[f"{net}.seen_weight"][o + c if is_prediction else o]
             inputs += [0] * (len(weight) - len(inputs))
             total = sum(w * v for w, v in zip(weight, inputs, strict=True)) + self[f"{net}.first_bias"][c][o]
-            total += sum(w * v for w, v in zip(self[f"{net}.own_weight"][c][o], own, strict=False))
-            hidden.append(act(total, self[f"{net}.first_shift"][c][o], -512, 4095))
+            first.append(total + sum(w * v for w, v in zip(own_weight, own, strict=False)))
+        shifts = self[f"{net}.first_shift"][c]
+        hidden = [act(t, s, -512, 4095) for t, s in zip(first[:-1], shifts[:-1], strict=True)]
+        prediction = rounded(first[-1], shifts[-1])
         for layer in range(len(self[f"{net}.middle_weight"][c])):
             hidden = [act(t, s, -512, 4095) for t, s in self._dense(hidden, f"{net}.middle", c, layer)]
         outputs = [rounded(t, s) for t, s in self._dense(hidden, f"{net}.last", c)]
         size = (self.config["fast"] if self.is_fast else self.config)["components"]
         logits = [min(max(v, 0), 255) for v in outputs[:size]]
-        locations = [min(max(v, -512), 4592) for v in outputs[size : 2 * size]]
+        locations = [min(max(v + prediction, -512), 4592) for v in outputs[size : 2 * size]]
         steepnesses = [self["tables.steepnesses"][min(max(v, 0), 127)] for v in outputs[2 * size :]]
         e = [self["tables.exponentials"][max(logits) - logit] for logit in logits]
         weights = [2**16 * v // sum(e) for v in e]
