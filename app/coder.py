@@ -3,6 +3,7 @@
 images ─► a part for each chunk ─► batcher ─► streams ─► payload
 payload ─► chunks ─► batcher ─► images
 images of another shape than the model's ─► a thread ─► payload without a model, and back
+images that are to fit a number of bytes ─► a thread ─► payload
 """
 
 from __future__ import annotations
@@ -23,21 +24,16 @@ from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from app.settings import Settings
 from app.workers import Done, Workers
+from codec.encoding import Manner, assembled, compress, divided, is_learned, model_for
 from codec.model import CodecModel
 from codec.payload import (
     CHUNK_LEVELS,
     Header,
     Images,
-    Manner,
-    assembled,
     chunk_of,
-    compress,
     decompress,
     decompress_one,
-    divided,
-    is_learned,
     joined,
-    model_for,
 )
 
 T = TypeVar("T")
@@ -116,17 +112,18 @@ class Coder:
     async def compress(self, images: Images, id: str, manner: Manner, deadline: float) -> Result[bytes]:
         """Return the payload of images (N,C,H,W), made with a bundle's codec where they have its shape.
 
-        Raises PayloadError for images that no payload can hold, Problem as the batcher does.
+        Raises PayloadError for what `codec.encoding.compress` cannot do, Problem as the batcher does.
         """
-        model = model_for(images.shape[1:], self._codecs.get(id))
-        if model is None:
-            done = await self._workers.run(partial(compress, images, None, manner), images.nbytes, deadline)
-            self._measure(done, OPERATIONS[manner.effort], len(images))
-            return Result(done.found, None, done.queue_seconds, done.compute_seconds)
-        parts = await _soon(partial(divided, images, manner.max_error), images.nbytes)
-        task = ModelTask(id, OPERATIONS[manner.effort], max_error=manner.max_error)
+        model, operation = model_for(images.shape[1:], self._codecs.get(id)), OPERATIONS[manner.effort]
+        if model is None or manner.target_bytes is not None:  # then the chunks depend on each other
+            done = await self._workers.run(partial(compress, images, model, manner), images.nbytes, deadline)
+            self._measure(done, operation, len(images))
+            named = id if is_learned(done.found) else None
+            return Result(done.found, named, done.queue_seconds, done.compute_seconds)
+        parts = divided(images, model, manner)
+        task = ModelTask(id, operation, manner=manner)
         answer = await self._batcher.submit(task, chunk_rows(parts), deadline)
-        payload = await _soon(partial(assembled, parts, list(answer.arrays[0]), model, manner), images.nbytes)
+        payload = await _soon(partial(assembled, list(answer.arrays[0]), model, manner), images.nbytes)
         named = id if is_learned(payload) else None
         return Result(payload, named, answer.queue_seconds, answer.compute_seconds)
 

@@ -12,12 +12,12 @@ import numpy as np
 from app.batcher import Arrays, Pending
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
+from codec.encoding import Effort, encoded
 from codec.model import CodecModel
-from codec.payload import Effort, Manner, decoded, encoded
+from codec.payload import decoded
 from codec.workers import workers
 
 OPERATIONS: dict[Effort, Operation] = {"best": Operation.COMPRESS, "fast": Operation.COMPRESS_FAST}
-EFFORTS = {operation: effort for effort, operation in OPERATIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -55,5 +55,4 @@ class CodingEngine:
     def _coded(self, task: ModelTask, chunks: list[Any]) -> list[object]:
         if task.operation is Operation.DECOMPRESS:
             return list(decoded(chunks))
-        manner = Manner(EFFORTS[task.operation], task.max_error)
-        return list(encoded(chunks, self._codecs[task.model], manner))
+        return list(encoded(chunks, self._codecs[task.model], task.manner))

@@ -26,7 +26,7 @@ from app.negotiation import (
     Format,
 )
 from app.negotiation.media import JSON, PAYLOAD
-from codec.payload import compress
+from codec.encoding import compress
 from models.bundle import BundleConfig, Metrics
 from models.images import encode_png
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codec.encoding import LOSSLESS, Manner
 from models.noise import normal_noise
 from models.objectives import bounds
 from models.vae import VAE
@@ -44,7 +45,7 @@ class ModelTask:
     model: str
     operation: Operation
     samples: int = 1  # K of the score: what a row costs, in decoded latents
-    max_error: int = 0  # of compressed levels
+    manner: Manner = LOSSLESS  # of compression
 
 
 Outputs = tuple[Tensor, ...]

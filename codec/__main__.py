@@ -1,4 +1,4 @@
-"""`python -m codec`: compress 8-bit images into one file, and back: without loss, or within an error."""
+"""`python -m codec`: compress 8-bit images into one file, and back: exactly, or with some loss."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from tqdm import tqdm
 from codec import archive
 from codec.chunk import verified
 from codec.classical import MAX_SIDE
+from codec.encoding import KINDS, Manner, compress
 from codec.model import DIGEST_BYTES, FILE, CodecError, CodecModel
-from codec.payload import KINDS, Each, Manner, PayloadError, compress, decompress, decompress_one, parsed
+from codec.payload import Each, PayloadError, decompress, decompress_one, parsed
 from codec.workers import workers
 from models.bundle import SHIPPED, bundle_path
 from models.images import ImageError, decode_image, encode_png
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compress(options: argparse.Namespace, each: Each) -> None:
     model = None if options.model == "none" else verified(bundle_path(options.model) / FILE)
-    manner = Manner(options.effort, options.max_error)
+    manner = Manner(options.effort, options.max_error, options.quality, options.target_bytes)
     if len(options.files) == 1 and options.files[0].suffix == ".npy":
         data = compress(_read_array(options.files[0]), model, manner, each)
     else:
@@ -217,6 +218,10 @@ def command_line() -> argparse.ArgumentParser:
     pack.add_argument("--effort", choices=KINDS, default="best", help="fast: ten times as fast, less small")
     pack.add_argument(
         "--max-error", type=int, default=0, help="by how much a level may differ, 0 … 127; none by default"
+    )
+    pack.add_argument("--quality", type=int, help="lossy: 1 … 99, more bytes and less error the higher")
+    pack.add_argument(
+        "--target-bytes", type=int, help="lossy: the least error in so many bytes, the file's, of one shape"
     )
     for name, text in (("decompress", "write the images back"), ("info", "say what a file holds")):
         command = commands.add_parser(name, help=text)

@@ -12,19 +12,18 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import TypeAdapter, ValidationError
 
+from codec.encoding import LOSSLESS, Manner, compress
 from codec.model import CodecModel
 from codec.payload import (
     ARCHIVE,
-    LOSSLESS,
     MAGIC,
     MAX_LEVELS,
+    MAX_VARINT_BYTES,
     VERSION,
     Each,
     Header,
-    Manner,
     PayloadError,
     Reader,
-    compress,
     decompress,
     decompress_one,
     parsed,
@@ -78,10 +77,21 @@ def pack(
         )
     except UnicodeEncodeError as error:
         raise PayloadError(f"a file's name is not text: {error.object!r}") from error
+    if manner.target_bytes is not None:
+        if len(groups) > 1:
+            raise PayloadError(f"target_bytes needs images of one shape, these are of {len(alike)}")
+        others = len(_archive([b""], index)) + MAX_VARINT_BYTES
+        if manner.target_bytes <= others:
+            raise PayloadError(f"target_bytes is {manner.target_bytes}; the names take {others}")
+        manner = manner._replace(target_bytes=manner.target_bytes - others)
     payloads = [
         compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, manner, each)
         for group in groups
     ]
+    return _archive(payloads, index)
+
+
+def _archive(payloads: Sequence[bytes], index: bytes) -> bytes:
     sizes = b"".join(varint(len(payload)) for payload in payloads)
     head = MAGIC + bytes([16 * VERSION + ARCHIVE]) + varint(len(payloads)) + sizes + varint(len(index))
     return head + index + zlib.crc32(head + index).to_bytes(4, "big") + b"".join(payloads)

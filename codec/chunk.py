@@ -19,7 +19,9 @@ import numpy as np
 from codec import rans
 from codec.context import decode_levels, slots_of_levels
 from codec.fast import fast_decode_levels, fast_slots_of_levels
+from codec.ladder import RUNGS, Modes
 from codec.latents import decode_latents, slots_of_latents, within
+from codec.lossy import decode_lossy_chunk, encode_lossy_chunk
 from codec.model import CodecError, CodecModel, Golden, load_codec
 from codec.networks import Features, Latents, Levels
 from codec.rans import StreamError
@@ -144,23 +146,36 @@ def coarsened(levels: Levels, max_error: int) -> Levels:
 
 def with_golden(model: CodecModel, levels: Levels) -> CodecModel:
     """Return the model with the streams that it makes of images, for other machines to compare with."""
-    streams = (encode_chunk(model, levels), encode_fast_chunk(model, levels))
-    return replace(model, golden=Golden(levels, *(np.frombuffer(stream, np.uint8) for stream in streams)))
+    lossy_stream, lossy_levels = encode_lossy_chunk(model, levels, _golden_modes(levels))
+    streams = (encode_chunk(model, levels), encode_fast_chunk(model, levels), lossy_stream)
+    best, fast, lossy = (np.frombuffer(stream, np.uint8) for stream in streams)
+    return replace(model, golden=Golden(levels, best, fast, lossy, lossy_levels))
+
+
+def _golden_modes(levels: Levels) -> Modes:
+    """Return every other rung, each other one of them in parts."""
+    images = np.arange(len(levels))
+    return Modes(2 * images % RUNGS, np.where(images % 2, 0, 11))
+
+
+def _encode_golden_modes(model: CodecModel, levels: Levels) -> bytes:
+    return encode_lossy_chunk(model, levels, _golden_modes(levels))[0]
 
 
 def verified(path: Path) -> CodecModel:
     """Load a codec and try its golden images; raise CodecError where this machine makes others of them."""
     model = load_codec(path)
     levels, faults = model.golden.levels, []
-    for name, encode, decode in (
-        ("stream", encode_chunk, decode_chunk),
-        ("fast_stream", encode_fast_chunk, decode_fast_chunk),
+    for name, encode, decode, back in (
+        ("stream", encode_chunk, decode_chunk, levels),
+        ("fast_stream", encode_fast_chunk, decode_fast_chunk, levels),
+        ("lossy_stream", _encode_golden_modes, decode_lossy_chunk, model.golden.lossy_levels),
     ):
         stream = getattr(model.golden, name).tobytes()
         if encode(model, levels) != stream:
             faults.append(f"golden.{name}: the golden images make another stream here")
         try:
-            if not np.array_equal(decode(model, stream, len(levels)), levels):
+            if not np.array_equal(decode(model, stream, len(levels)), back):
                 faults.append(f"golden.{name}: it makes other images here")
         except StreamError as error:
             faults.append(f"golden.{name}: it cannot be read here: {error}")

@@ -24,12 +24,13 @@ from codec.mixture import (
     cumulative,
     find_level,
     levels_near,
+    mean_level,
     set_mixtures,
     widened,
     workplace,
 )
 from codec.networks import CENTRE
-from codec.rans import TOTAL, pop
+from codec.rans import TOTAL, cost, pop
 
 SMALLEST_HIDDEN, LARGEST_HIDDEN = -512, 4095
 LARGEST_INPUT = LARGEST_ACTIVATION  # of features, and of levels less CENTRE
@@ -284,3 +285,73 @@ def decode_levels(
                         levels[first + n, y, x, c] = level
                         flat[place + n * (height + margin) * row + c] = level - CENTRE
     return levels, state, count
+
+
+@njit(cache=True, nogil=True)
+def code_near(
+    decoding: bool,
+    state: int,
+    words: np.ndarray,
+    count: int,
+    levels: np.ndarray,
+    errors: np.ndarray,
+    features: np.ndarray,
+    net: ContextNetwork,
+    tables: MixtureTables,
+    each: Each,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+    """Code images (N,H,W,C) whose rows have an error each (N,H); `levels` become what comes back.
+
+    Levels that an error makes one come back as their mean, here and in the contexts of those that follow.
+    Returns every level's first slot and number of slots, what each image costs, and, decoding, the state and
+    the words after the images.
+    """
+    images, height, width, channels = levels.shape
+    margin = margin_of(net.offsets)
+    row = (width + 2 * margin) * channels
+    offsets = flat_offsets(net.offsets, row, channels)
+    inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
+    size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
+    seen, hidden = np.empty((LANES, size + channels), np.int32), np.empty((LANES, size), np.int16)
+    totals, outputs = np.empty((LANES, size), np.int32), np.empty((parameters, LANES), np.int32)
+    weights, locations, steepnesses = workplace(LANES, each)
+    logistic = tables.logistic
+    pixels = np.zeros((LANES, channels), np.uint8)
+    starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
+    costs = np.zeros(images, np.int64)
+    symbol = 0
+    for first in range(0, images, LANES):
+        lanes = min(LANES, images - first)
+        flat = np.zeros(lanes * (height + margin) * row, np.int16)
+        for y in range(height):
+            for x in range(width):
+                place = (y + margin) * row + (x + margin) * channels
+                for n in range(lanes):
+                    base = place + n * (height + margin) * row
+                    _see(flat, base, offsets, features[first + n, y, x], n, inputs)
+                _set_seen(lanes, inputs, net, seen)
+                for c in range(channels):
+                    _set_outputs(lanes, c, pixels, seen, net, totals, hidden, outputs)
+                    set_mixtures(outputs, lanes, tables, each, weights, locations, steepnesses)
+                    for n in range(lanes):
+                        level = int(levels[first + n, y, x, c])
+                        if decoding:
+                            slot = state & (TOTAL - 1)
+                            level, start, end = find_level(
+                                slot, n, weights, locations, steepnesses, each, logistic
+                            )
+                        low, high = levels_near(level, int(errors[first + n, y]))
+                        start = cumulative(low, n, weights, locations, steepnesses, each, logistic)
+                        end = cumulative(high, n, weights, locations, steepnesses, each, logistic)
+                        level = mean_level(
+                            low, high, start, end, n, weights, locations, steepnesses, each, logistic
+                        )
+                        if decoding:
+                            state, count = pop(state, start, end - start, words, count)
+                        starts[symbol], frequencies[symbol] = start, end - start
+                        symbol += 1
+                        costs[first + n] += cost(end - start)
+                        pixels[n, c] = level
+                        levels[first + n, y, x, c] = level
+                        flat[place + n * (height + margin) * row + c] = level - CENTRE
+    return starts, frequencies, costs, state, count

@@ -34,18 +34,18 @@ def fit_latent_tables(k: Latents) -> LatentTables:
     return LatentTables(lowest, first.astype(np.int32), np.concatenate(tables).astype(np.int32))
 
 
-def latent_faults(tables: LatentTables) -> list[str]:
+def latent_faults(part: str, tables: LatentTables) -> list[str]:
     """Return why tables do not share out the slots: each value must own one at least."""
     lowest, first, starts = (part.astype(np.int64) for part in tables)  # no difference wraps around
     if first[0] != 0 or first[-1] != len(starts) or (np.diff(first) < 2).any():
-        return ["latents.first: does not divide latents.starts, two entries or more a dimension"]
+        return [f"{part}.first: does not divide {part}.starts, two entries or more a dimension"]
     highest = lowest + np.diff(first) - 2
     faults = []
     if (lowest < -LARGEST_LATENT).any() or (highest > LARGEST_LATENT).any():
-        faults.append(f"latents.lowest: a value is outside ±{LARGEST_LATENT}")
+        faults.append(f"{part}.lowest: a value is outside ±{LARGEST_LATENT}")
     for d, table in enumerate(np.split(starts, first[1:-1])):
         if table[0] != 0 or table[-1] != TOTAL or (np.diff(table) < 1).any():
-            faults.append(f"latents.starts: those of dimension {d} do not rise from 0 to 2^20")
+            faults.append(f"{part}.starts: those of dimension {d} do not rise from 0 to 2^20")
     return faults
 
 
@@ -73,15 +73,23 @@ def decode_latents(
     k = np.empty((images, dimensions), np.int8)
     for n in range(images):
         for d in range(dimensions):
-            slot = state & (TOTAL - 1)
-            low, high = tables.first[d], tables.first[d + 1] - 1
-            while high - low > 1:
-                middle = (low + high) >> 1
-                if tables.starts[middle] <= slot:
-                    low = middle
-                else:
-                    high = middle
-            start = tables.starts[low]
-            state, count = pop(state, start, tables.starts[low + 1] - start, words, count)
-            k[n, d] = tables.lowest[d] + low - tables.first[d]
+            k[n, d], state, count = pop_latent(state, words, count, d, tables)
     return k, state, count
+
+
+@njit(cache=True, nogil=True)
+def pop_latent(
+    state: int, words: np.ndarray, count: int, d: int, tables: LatentTables
+) -> tuple[int, int, int]:
+    """Return the next latent, of dimension d, and the state and words after it."""
+    slot = state & (TOTAL - 1)
+    low, high = tables.first[d], tables.first[d + 1] - 1
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if tables.starts[middle] <= slot:
+            low = middle
+        else:
+            high = middle
+    start = tables.starts[low]
+    state, count = pop(state, start, tables.starts[low + 1] - start, words, count)
+    return tables.lowest[d] + low - tables.first[d], state, count

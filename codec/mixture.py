@@ -32,6 +32,7 @@ _LOGISTIC_BITS = 24
 _ENTRIES_A_UNIT = 32  # of the logistic table
 _HALF_RANGE = 16  # units: beyond, the logistic function is 0 or 1
 _FRACTION_BITS = 16
+MEAN_PARTS = 8
 Each = tuple[int, ...]
 _LAST = 2 * _HALF_RANGE * _ENTRIES_A_UNIT
 LOGISTIC_ENTRIES = _LAST + 1
@@ -187,6 +188,36 @@ def widened(
     start = cumulative(low, n, weights, locations, steepnesses, each, logistic)
     end = cumulative(high, n, weights, locations, steepnesses, each, logistic)
     return min(low + max_error, LEVELS - 1), start, end
+
+
+@njit(cache=True, nogil=True)
+def mean_level(
+    low: int,
+    high: int,
+    start: int,
+    end: int,
+    n: int,
+    weights: np.ndarray,
+    locations: np.ndarray,
+    steepnesses: np.ndarray,
+    each: Each,
+    logistic: np.ndarray,
+) -> int:
+    """Return the mean of levels low … high − 1, which own the slots start … end − 1, rounded, halves up.
+
+    Of many levels, those of each of MEAN_PARTS parts count as the middle of their part.
+    """
+    low, high = max(low, 0), min(high, LEVELS)
+    parts = min(high - low, MEAN_PARTS)
+    twice, first, before = 0, low, start
+    for part in range(1, parts + 1):
+        last, after = high, end
+        if part < parts:
+            last = low + (high - low) * part // parts
+            after = cumulative(last, n, weights, locations, steepnesses, each, logistic)
+        twice += (first + last - 1) * (after - before)
+        first, before = last, after
+    return (twice + end - start) // (2 * (end - start))
 
 
 @njit(cache=True, nogil=True)

@@ -20,6 +20,7 @@ from safetensors.numpy import save as dump_safetensors
 from codec.context import INPUTS, ContextNetwork, context_faults
 from codec.fast import HIDDEN_LAYERS, FastNetwork, fast_network
 from codec.integer import Layer
+from codec.ladder import STEPS, ladder_faults
 from codec.latents import LatentTables, latent_faults
 from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, Each, MixtureTables, table_faults
 from codec.networks import Doubling, Halving, IntegerDecoder, IntegerEncoder
@@ -79,9 +80,11 @@ class Golden(NamedTuple):
     levels: UInt8[np.ndarray, "image channel height width"]
     stream: UInt8[np.ndarray, " byte"]
     fast_stream: UInt8[np.ndarray, " byte"]
+    lossy_stream: UInt8[np.ndarray, " byte"]  # on rungs up and down the ladder
+    lossy_levels: UInt8[np.ndarray, "image channel height width"]  # what comes back of it
 
 
-NO_GOLDEN = Golden(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+NO_GOLDEN = Golden(*(np.zeros(shape, np.uint8) for shape in ((0, 1, 1, 1), 0, 0, 0, (0, 1, 1, 1))))
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,9 +94,11 @@ class CodecModel:
     config: CodecConfig
     encoder: IntegerEncoder
     decoder: IntegerDecoder
+    pictures: IntegerDecoder  # of latents alone
     context: ContextNetwork
     fast: ContextNetwork
     latents: LatentTables
+    ladder: LatentTables
     tables: MixtureTables
     golden: Golden
     digest: bytes = b""
@@ -122,7 +127,15 @@ class CodecModel:
         return self.digest[:DIGEST_BYTES]
 
 
-FREE_SIZES = ("latents.starts", "golden.levels", "golden.stream", "golden.fast_stream")  # of their first axis
+FREE_SIZES = (  # of their first axis
+    "latents.starts",
+    "ladder.starts",
+    "golden.levels",
+    "golden.stream",
+    "golden.fast_stream",
+    "golden.lossy_stream",
+    "golden.lossy_levels",
+)
 LayerOf = Callable[[str, int, int], Layer]  # by name, number of inputs, number of outputs
 
 
@@ -135,7 +148,11 @@ def dumped(model: CodecModel) -> bytes:
     """Return the content of codec.safetensors."""
     arrays = {
         f"{part}.{name}.{field}": getattr(layer, field)
-        for part, network in (("encoder", model.encoder), ("decoder", model.decoder))
+        for part, network in (
+            ("encoder", model.encoder),
+            ("decoder", model.decoder),
+            ("pictures", model.pictures),
+        )
         for name, layer in network.layers().items()
         for field in ("weight", "bias", "shift")
     }
@@ -143,6 +160,7 @@ def dumped(model: CodecModel) -> bytes:
         "context": model.context,
         "fast": model.fast,
         "latents": model.latents,
+        "ladder": model.ladder,
         "tables": model.tables,
         "golden": model.golden,
     }
@@ -167,25 +185,29 @@ def load_codec(path: Path) -> CodecModel:
         raise CodecError(path, [f"{type(error).__name__}: {error}"]) from error
     if faults := layout_faults(arrays, _layout(config, arrays)):
         raise CodecError(path, faults)
-    parts = {name: _part(arrays, name) for name in ("context", "fast", "latents", "tables", "golden")}
-    encoder, decoder = _networks(config, lambda name, _inputs, _outputs: Layer(**_part(arrays, name)))
+    parts = {
+        name: _part(arrays, name) for name in ("context", "fast", "latents", "ladder", "tables", "golden")
+    }
+    networks = _networks(config, lambda name, _inputs, _outputs: Layer(**_part(arrays, name)))
     model = CodecModel(
         config,
-        encoder,
-        decoder,
+        *networks,
         ContextNetwork(**parts["context"]),
         ContextNetwork(**parts["fast"]),
         LatentTables(**parts["latents"]),
+        LatentTables(**parts["ladder"]),
         MixtureTables(**parts["tables"]),
         Golden(**parts["golden"]),
         hashlib.sha256(content).digest(),
     )
     faults = [
-        *encoder.faults(),
-        *decoder.faults(),
+        *model.encoder.faults(),
+        *model.decoder.faults("decoder"),
+        *model.pictures.faults("pictures"),
         *context_faults("context", model.context, config.reach),
         *context_faults("fast", model.fast, config.fast.reach),
-        *latent_faults(model.latents),
+        *latent_faults("latents", model.latents),
+        *ladder_faults(model.ladder),
         *table_faults(model.tables),
     ]
     if faults:
@@ -208,7 +230,8 @@ def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
     }
 
 
-def _networks(config: CodecConfig, layer: LayerOf) -> tuple[IntegerEncoder, IntegerDecoder]:
+def _networks(config: CodecConfig, layer: LayerOf) -> tuple[IntegerEncoder, IntegerDecoder, IntegerDecoder]:
+    """Build the encoder, the decoder that gives features, and the one that gives levels."""
     channels, height, width = config.shape
     sizes = stage_sizes(height, width, len(config.channels))
     bottom = sizes[-1][0] * sizes[-1][1]
@@ -228,14 +251,17 @@ def _networks(config: CodecConfig, layer: LayerOf) -> tuple[IntegerEncoder, Inte
     last = layer("encoder.linear", bottom * config.channels[-1], config.latent_dim)
     encoder = IntegerEncoder(tuple(halvings), last, config.padding)
 
-    first = layer("decoder.linear", config.latent_dim, bottom * config.channels[-1])
-    doublings = []
-    outputs = [*config.channels[-2::-1], config.features]
-    stages = zip(config.channels[::-1], config.blocks[::-1], outputs, strict=True)
-    for s, (size, number, after) in enumerate(stages):
-        of_stage = blocks("decoder", s, number, size)
-        doublings.append(Doubling(of_stage, layer(f"decoder.stages.{s}.convolution", 9 * size, 4 * after)))
-    return encoder, IntegerDecoder(first, tuple(doublings), tuple(sizes[::-1]))
+    def decoder(part: str, outputs: int) -> IntegerDecoder:
+        first = layer(f"{part}.linear", config.latent_dim, bottom * config.channels[-1])
+        doublings = []
+        widths = [*config.channels[-2::-1], outputs]
+        stages = zip(config.channels[::-1], config.blocks[::-1], widths, strict=True)
+        for s, (size, number, after) in enumerate(stages):
+            of_stage = blocks(part, s, number, size)
+            doublings.append(Doubling(of_stage, layer(f"{part}.stages.{s}.convolution", 9 * size, 4 * after)))
+        return IntegerDecoder(first, tuple(doublings), tuple(sizes[::-1]))
+
+    return encoder, decoder("decoder", config.features), decoder("pictures", channels)
 
 
 def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
@@ -257,12 +283,17 @@ def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
         "latents.lowest": ("int32", (config.latent_dim,)),
         "latents.first": ("int32", (config.latent_dim + 1,)),
         "latents.starts": ("int32", sizes.get("latents.starts", (1,))),
+        "ladder.lowest": ("int32", (len(STEPS) * config.latent_dim,)),
+        "ladder.first": ("int32", (len(STEPS) * config.latent_dim + 1,)),
+        "ladder.starts": ("int32", sizes.get("ladder.starts", (1,))),
         "tables.exponentials": ("int64", (LOGITS,)),
         "tables.steepnesses": ("int64", (SCALES,)),
         "tables.logistic": ("int64", (LOGISTIC_ENTRIES,)),
         "golden.levels": ("uint8", (max(1, sizes.get("golden.levels", (1,))[0]), *config.shape)),
         "golden.stream": ("uint8", sizes.get("golden.stream", (1,))),
         "golden.fast_stream": ("uint8", sizes.get("golden.fast_stream", (1,))),
+        "golden.lossy_stream": ("uint8", sizes.get("golden.lossy_stream", (1,))),
+        "golden.lossy_levels": ("uint8", (max(1, sizes.get("golden.lossy_levels", (1,))[0]), *config.shape)),
     }
 
 

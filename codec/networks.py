@@ -2,14 +2,15 @@
 
     levels (B,C,H,W) ─► halved ─► h ─► residual blocks ─► a ─► halved ─► … ─► a ─► linear ─► k (B,D)
     k (B,D) ─► linear ─► h ─► residual blocks ─► a ─► doubled ─► h ─► … ─► features (B,H,W,F)
+                                                                        └► levels (B,C,H,W)
 
-Latents and features are the same for any batch, on any machine, on any number of threads.
+Latents, features and levels are the same for any batch, on any machine, on any number of threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from codec.integer import (
     EXACT,
     LARGEST_SHIFT,
     OFFSET,
+    STREAM_BITS,
     Layer,
     Padded,
     Sums,
@@ -55,11 +57,13 @@ class IntegerEncoder:
     linear: Layer
     padding: int  # what is around an image, less CENTRE
 
-    def latents(self, levels: Levels) -> Latents:
-        """Return k, |k| ≤ 127, of images."""
-        return np.concatenate([self._latents(levels[i : i + IMAGES]) for i in range(0, len(levels), IMAGES)])
+    def latents(self, levels: Levels, finer_bits: int = 0) -> Latents:
+        """Return k, |k| ≤ 127, of images; in steps shorter by a factor of 2^finer_bits."""
+        linear = replace(self.linear, shift=self.linear.shift - np.int32(finer_bits))
+        parts = [self._latents(levels[i : i + IMAGES], linear) for i in range(0, len(levels), IMAGES)]
+        return np.concatenate(parts)
 
-    def _latents(self, levels: Levels) -> Latents:
+    def _latents(self, levels: Levels, linear: Layer) -> Latents:
         margins = ((0, 0), (2, 2), (2, 2), (0, 0))
         centred = (levels.transpose(0, 2, 3, 1) ^ np.uint8(CENTRE)).view(np.int8)
         a = np.pad(centred, margins, constant_values=self.padding)
@@ -70,9 +74,7 @@ class IntegerEncoder:
             h = enlarged(sums, bias, halving.shift, 1, 1, *sums.shape[1:3])
             a = _with_blocks(h, stage.blocks)
         inside = np.ascontiguousarray(a[:, 1:-1, 1:-1]).reshape(len(a), -1)
-        k = enlarged(
-            _linear_sums(inside, self.linear), self.linear.offset_bias, self.linear.shift, 1, 1, 1, 1
-        )
+        k = enlarged(_linear_sums(inside, linear), linear.offset_bias, linear.shift, 1, 1, 1, 1)
         return k.reshape(len(k), -1).clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8)
 
     def layers(self) -> dict[str, Layer]:
@@ -95,7 +97,7 @@ class Doubling:
 
 @dataclass(frozen=True)
 class IntegerDecoder:
-    """A decoder, whose last layer gives features instead of a likelihood's parameters."""
+    """A decoder, whose last layer gives features, or levels, instead of a likelihood's parameters."""
 
     linear: Layer
     stages: tuple[Doubling, ...]
@@ -103,9 +105,15 @@ class IntegerDecoder:
 
     def features(self, k: Latents) -> Features:
         """Return each pixel's features, activations they are, of integer latents."""
-        return np.concatenate([self._features(k[i : i + IMAGES]) for i in range(0, len(k), IMAGES)])
+        parts = [rectified(self._stream(k[i : i + IMAGES])) for i in range(0, len(k), IMAGES)]
+        return np.concatenate(parts)[:, 1:-1, 1:-1].astype(np.int16) + OFFSET
 
-    def _features(self, k: Latents) -> Features:
+    def levels(self, k: Latents) -> Levels:
+        """Return the images of integer latents."""
+        parts = [_rounded_levels(self._stream(k[i : i + IMAGES])) for i in range(0, len(k), IMAGES)]
+        return np.concatenate(parts)
+
+    def _stream(self, k: Latents) -> np.ndarray:
         h = enlarged(
             _linear_sums(k, self.linear), self.linear.bias, self.linear.shift, *self.sizes[0], *self.sizes[0]
         )
@@ -115,18 +123,23 @@ class IntegerDecoder:
             h = enlarged(
                 convolved(a, doubling.weight, 3), doubling.offset_bias, doubling.shift, 2, 2, height, width
             )
-        return rectified(h)[:, 1:-1, 1:-1].astype(np.int16) + OFFSET
+        return h
 
     def layers(self) -> dict[str, Layer]:
         """Return every layer by its name."""
         return {"linear": self.linear} | _named_stages(self.stages)
 
-    def faults(self) -> list[str]:
+    def faults(self, part: str) -> list[str]:
         """Return where a sum might exceed 2^24, or the stream h its 32 bits."""
         starts = [self.linear, *(stage.convolution for stage in self.stages)]
         blocks: list[Blocks] = [*(stage.blocks for stage in self.stages), ()]
         streams = list(zip(starts, blocks, strict=True))
-        return _sum_faults("decoder", self.layers()) + _stream_faults("decoder", streams)
+        return _sum_faults(part, self.layers()) + _stream_faults(part, streams)
+
+
+def _rounded_levels(h: np.ndarray) -> Levels:
+    rounded = h + (1 << STREAM_BITS - 1) >> STREAM_BITS
+    return np.ascontiguousarray(rounded.clip(0, 255).astype(np.uint8).transpose(0, 3, 1, 2))
 
 
 def _linear_sums(a: Int8[np.ndarray, "batch input"], layer: Layer) -> Sums:

@@ -1,6 +1,8 @@
-"""Payloads: images as bytes, and back. FORMAT.md lays the bytes out.
+"""Payloads, read: images out of bytes. FORMAT.md lays the bytes out.
 
-images ─► chunks of 2^16 levels or so ─► a stream each ─► header, lengths, CRCs, streams
+payload ─► header, lengths, CRCs, streams ─► images of each chunk
+
+`encoding` makes them.
 """
 
 from __future__ import annotations
@@ -10,21 +12,15 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from codec.chunk import (
-    Coded,
-    coarsened,
-    decode_chunks,
-    decode_fast_chunk,
-    encode_chunks,
-    encode_fast_chunk,
-)
-from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical, encode_classical
+from codec.chunk import Coded, decode_chunks, decode_fast_chunk
+from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical
 from codec.fast import FAST_LANES
+from codec.lossy import decode_lossy_chunk
 from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError
 
@@ -34,8 +30,7 @@ ARCHIVE = 15  # where a payload has its kind: see archive.py
 MAX_LEVELS = 1 << 28  # of a payload's images together
 CHUNK_LEVELS = 1 << 16  # of a chunk's images together, or one image
 MAX_VARINT_BYTES = 5
-CLASSICAL_MARGIN = 1.5  # a quick attempt that is longer by as much is not worth a slow one
-_CRC_BYTES = 4
+CRC_BYTES = 4
 Images = UInt8[np.ndarray, "image channel height width"]
 Shape = tuple[int, int, int]
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -57,6 +52,7 @@ class Kind(IntEnum):
     FAST = 2  # each level given a few of the levels before it
     NEAR_BEST = 3  # the same of levels that may differ, by no more than the payload says
     NEAR_FAST = 4
+    LOSSY = 5  # latents alone, or latents and levels that may differ, as each image's mode says
 
 
 @dataclass(frozen=True)
@@ -93,33 +89,8 @@ class Header:
     chunks: tuple[Chunk, ...]
 
 
-class Stream(NamedTuple):
-    """A coded chunk."""
-
-    content: bytes
-    classical: bool
-
-
 TOGETHER = (Kind.BEST, Kind.NEAR_BEST)  # the networks see several chunks at once
-Effort = Literal["best", "fast"]
-KINDS: dict[Effort, Kind] = {"best": Kind.BEST, "fast": Kind.FAST}
-NEAR_KINDS: dict[Effort, Kind] = {"best": Kind.NEAR_BEST, "fast": Kind.NEAR_FAST}
 LARGEST_ERROR = 127
-
-
-class Manner(NamedTuple):
-    """How images are to be coded: how hard to try, and by how much a level may differ."""
-
-    effort: Effort = "best"
-    max_error: int = 0
-
-
-LOSSLESS = Manner()
-
-
-def is_learned(payload: bytes) -> bool:
-    """Return whether a payload that was made here names a model."""
-    return payload[len(MAGIC)] % 16 != Kind.CLASSICAL
 
 
 def images_a_chunk(shape: Shape) -> int:
@@ -127,63 +98,6 @@ def images_a_chunk(shape: Shape) -> int:
     channels, height, width = shape
     size = max(1, min(CHUNK_LEVELS // (channels * height * width), MAX_SHEET_SIDE // height))
     return size - size % FAST_LANES if size > FAST_LANES else size  # whole groups are coded in less time
-
-
-def compress(images: Images, model: CodecModel | None, manner: Manner = LOSSLESS, each: Each = map) -> bytes:
-    """Return a payload: with the model where the images have its shape, without one otherwise.
-
-    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, no or too many images, and a
-    max_error out of range.
-
-    Chunks are coded by `each`: map, or an executor's, for several at a time.
-    """
-    model = model_for(images.shape[1:], model)
-    parts = divided(images, manner.max_error)
-    streams = each(lambda part: encoded([part], model, manner)[0], parts)
-    return assembled(parts, list(streams), model, manner)
-
-
-def model_for(shape: Sequence[int], model: CodecModel | None) -> CodecModel | None:
-    """Return the model if images of a shape are coded with it."""
-    return model if model is not None and model.config.shape == tuple(shape) else None
-
-
-def divided(images: Images, max_error: int = 0) -> list[Images]:
-    """Return the images of each chunk, as they are coded; raise PayloadError as `compress` does."""
-    if not 0 <= max_error <= LARGEST_ERROR:
-        raise PayloadError(f"max_error is {max_error}, outside 0 … {LARGEST_ERROR}")
-    count, *dimensions = images.shape
-    shape: Shape = (dimensions[0], dimensions[1], dimensions[2])
-    _check_shape(shape)
-    _check_levels(count, shape, MAX_LEVELS)
-    size = images_a_chunk(shape)
-    parts = [images[i : i + size] for i in range(0, count, size)]
-    return [coarsened(part, max_error) for part in parts] if max_error else parts
-
-
-def encoded(parts: Sequence[Images], model: CodecModel | None, manner: Manner) -> list[Stream]:
-    """Return a stream for each part that `divided` gave, the shorter of the two sorts."""
-    effort, max_error = manner
-    if model is None:
-        return [Stream(encode_classical(part, quick=effort == "fast"), True) for part in parts]
-    if effort == "fast":
-        return [_shorter_fast(part, encode_fast_chunk(model, part, max_error)) for part in parts]
-    learned = encode_chunks(model, parts, max_error)
-    return [_shorter(part, stream) for part, stream in zip(parts, learned, strict=True)]
-
-
-def assembled(
-    parts: Sequence[Images], streams: Sequence[Stream], model: CodecModel | None, manner: Manner
-) -> bytes:
-    """Return the payload of the streams that `encoded` made of parts."""
-    if all(stream.classical for stream in streams):
-        model = None
-    channels, height, width = parts[0].shape[1:]
-    head = MAGIC + _head(manner, model, (channels, height, width), sum(map(len, parts)))
-    lengths = b"".join(varint(2 * len(content) + classical) for content, classical in streams)
-    crcs = b"".join(_crc(zlib.crc32(head), part).to_bytes(_CRC_BYTES, "big") for part in parts)
-    contents = b"".join(content for content, _ in streams)
-    return head + (lengths if len(parts) > 1 else b"") + crcs + contents
 
 
 def parsed(
@@ -205,7 +119,7 @@ def parsed(
     model, max_error = None, 0
     if kind == Kind.CLASSICAL:
         shape = (reader.take(1)[0], reader.varint(), reader.varint())
-        _check_shape(shape)
+        check_shape(shape)
     else:
         if kind in (Kind.NEAR_BEST, Kind.NEAR_FAST):
             max_error = reader.take(1)[0]
@@ -217,16 +131,16 @@ def parsed(
             raise UnknownModelError(f"made with model {prefix.hex()}, which is not at hand")
         shape = model.config.shape
     count = reader.varint()
-    _check_levels(count, shape, max_levels)
+    check_levels(count, shape, max_levels)
     crc_of_head = zlib.crc32(payload[: reader.place])
     size = images_a_chunk(shape)
     firsts = range(0, count, size)
-    if len(firsts) * _CRC_BYTES > len(payload):
+    if len(firsts) * CRC_BYTES > len(payload):
         raise PayloadError(
             f"{count} images need {len(firsts)} chunks, more than {len(payload)} bytes can hold"
         )
     lengths = [reader.varint() for _ in firsts] if len(firsts) > 1 else None
-    crcs = [int.from_bytes(reader.take(_CRC_BYTES), "big") for _ in firsts]
+    crcs = [int.from_bytes(reader.take(CRC_BYTES), "big") for _ in firsts]
     if lengths is None:
         lengths = [2 * (len(payload) - reader.place) + (kind == Kind.CLASSICAL)]
     if kind == Kind.CLASSICAL and not all(length % 2 for length in lengths):
@@ -283,28 +197,12 @@ def joined(parts: Sequence[Images | PayloadError]) -> Images:
     return np.concatenate(images)
 
 
-def _shorter(images: Images, stream: bytes) -> Stream:
-    quick = min(len(encode_classical(images, quick=True)), len(zlib.compress(images.tobytes(), 1)))
-    if quick < CLASSICAL_MARGIN * len(stream):
-        classical = encode_classical(images)
-        if len(classical) < len(stream):
-            return Stream(classical, True)
-    return Stream(stream, False)
-
-
-def _shorter_fast(images: Images, stream: bytes) -> Stream:
-    # Trying WebP each time would cost more than coding does.
-    if min(len(zlib.compress(images.tobytes(), 1)), images.size) < len(stream):
-        classical = encode_classical(images, quick=True)
-        if len(classical) < len(stream):
-            return Stream(classical, True)
-    return Stream(stream, False)
-
-
 def _decoded_alone(chunk: Chunk) -> Images | StreamError:
     try:
         if chunk.model is None:
             return decode_classical(chunk.stream, chunk.shape, chunk.count)
+        if chunk.kind is Kind.LOSSY:
+            return decode_lossy_chunk(chunk.model, chunk.stream, chunk.count)
         return decode_fast_chunk(chunk.model, chunk.stream, chunk.count, chunk.max_error)
     except StreamError as error:
         return error
@@ -314,39 +212,32 @@ def _checked(chunk: Chunk, images: Images | StreamError) -> Images | PayloadErro
     which = f"images {chunk.first} … {chunk.first + chunk.count - 1}"
     if isinstance(images, StreamError):
         return PayloadError(f"{which}: {images}")
-    if _crc(chunk.crc_of_head, images) != chunk.crc:
+    if crc(chunk.crc_of_head, images) != chunk.crc:
         return PayloadError(f"{which}: damaged, their CRC-32 is not the payload's")
     return images
 
 
-def _head(manner: Manner, model: CodecModel | None, shape: Shape, count: int) -> bytes:
-    if model is None:
-        start = bytes([16 * VERSION + Kind.CLASSICAL, shape[0]])
-        return start + varint(shape[1]) + varint(shape[2]) + varint(count)
-    if manner.max_error == 0:
-        start = bytes([16 * VERSION + KINDS[manner.effort]])
-    else:
-        start = bytes([16 * VERSION + NEAR_KINDS[manner.effort], manner.max_error])
-    return start + model.prefix + varint(count)
-
-
-def _check_shape(shape: Shape) -> None:
+def check_shape(shape: Shape) -> None:
+    """Raise PayloadError for images that no payload holds."""
     channels, height, width = shape
     if channels not in MODES or not 1 <= height <= MAX_SIDE or not 1 <= width <= MAX_SIDE:
-        raise PayloadError(f"shape {_times(shape)} is outside 1, 3 or 4 channels, sides of 1 … {MAX_SIDE}")
+        raise PayloadError(f"shape {times(shape)} is outside 1, 3 or 4 channels, sides of 1 … {MAX_SIDE}")
 
 
-def _check_levels(count: int, shape: Shape, limit: int) -> None:
+def check_levels(count: int, shape: Shape, limit: int) -> None:
+    """Raise PayloadError for no images, or too many levels."""
     levels = count * shape[0] * shape[1] * shape[2]
     if not 0 < levels <= limit:
-        raise PayloadError(f"{count} images of {_times(shape)}: {levels} levels, outside 1 … {limit}")
+        raise PayloadError(f"{count} images of {times(shape)}: {levels} levels, outside 1 … {limit}")
 
 
-def _times(shape: Shape) -> str:
+def times(shape: Shape) -> str:
+    """Return a shape as text."""
     return "×".join(map(str, shape))
 
 
-def _crc(start: int, images: Images) -> int:
+def crc(start: int, images: Images) -> int:
+    """Return the CRC-32 of what `start` is that of, and images."""
     return zlib.crc32(images.transpose(0, 2, 3, 1).tobytes(), start)
 
 

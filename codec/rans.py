@@ -21,6 +21,13 @@ _HIGH_BITS = _LOW_BITS + _WORD_BITS
 _MAX_STATE_BYTES = _HIGH_BITS // 8
 
 
+# What a symbol of 1024 … 2047 slots costs beyond one of 2048, in COSTS_A_BIT-ths of a bit.
+COSTS_A_BIT = 256
+_MANTISSA_BITS = 10
+_MANTISSAS = np.arange(1 << _MANTISSA_BITS, 2 << _MANTISSA_BITS)
+_COSTS = np.round(COSTS_A_BIT * (_MANTISSA_BITS + 1 - np.log2(_MANTISSAS))).astype(np.int64)
+
+
 class StreamError(ValueError):
     """Coded bytes that no encoder wrote."""
 
@@ -43,6 +50,21 @@ def pop(state: int, start: int, frequency: int, words: np.ndarray, count: int) -
         count -= 1
         state = (state << _WORD_BITS) | words[count]
     return state, count
+
+
+@njit(cache=True, nogil=True)
+def cost(frequency: int) -> int:
+    """Return what a symbol of so many slots costs: −log2(frequency / TOTAL), in COSTS_A_BIT-ths of a bit."""
+    octave = 0
+    while frequency >= 2 << _MANTISSA_BITS:
+        frequency >>= 1
+        octave += 1
+    while frequency < 1 << _MANTISSA_BITS:
+        frequency <<= 1
+        octave -= 1
+    return (TOTAL_BITS - _MANTISSA_BITS - 1 - octave) * COSTS_A_BIT + _COSTS[
+        frequency - (1 << _MANTISSA_BITS)
+    ]
 
 
 @njit(cache=True, nogil=True)

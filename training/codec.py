@@ -2,6 +2,7 @@
 
     mu ─► k = mu / step, rounded ─► decoder (a copy) ─► head ─► features ─┐
     levels before each pixel ─────────────────────────────────────────────┴─► mixture ─► −log2 p(level)
+    mu ─► k on a rung of the ladder ─► decoder (another) ─► head ─► levels ─► squared error
 
 The encoder stays as it is, so that the latents are those that the service gives.
 """
@@ -17,16 +18,18 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from codec.chunk import with_golden
 from codec.context import ContextNetwork
 from codec.fast import HIDDEN_LAYERS
+from codec.ladder import FINER_BITS, STEPS, fit_ladder
 from codec.latents import fit_latent_tables
 from codec.mixture import make_tables
 from codec.model import NO_GOLDEN, CodecConfig, CodecModel, FastConfig
-from codec.networks import IntegerEncoder
+from codec.networks import IntegerDecoder, IntegerEncoder
 from models.config import VAEConfig
 from models.likelihoods import Levels
 from models.vae import VAE, Upsample
@@ -42,6 +45,7 @@ from training.trainer import moving_average, schedule
 CALIBRATION_IMAGES = 512
 DIVERGED_STEPS = 100  # without a finite gradient in a row, after which training is given up
 GOLDEN_IMAGES = 6
+HALF_RANGE = 127.5  # of levels
 Model = TypeVar("Model", bound=nn.Module)
 REPORTED_STEPS = 20  # between two figures on the progress bar
 
@@ -75,6 +79,32 @@ class CodecNetwork(nn.Module):
     def forward(self, levels: Levels, k: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
         """Return the mean −log2 p of a level."""
         return _bits(levels, self.context(levels, self.activations(k)))
+
+
+class PictureNetwork(nn.Module):
+    """The image of latents alone, in floats: a VAE's decoder, its last layer a new one."""
+
+    steps: Tensor
+
+    def __init__(self, model: VAE, steps: Float[Tensor, " latent"]) -> None:
+        super().__init__()
+        self.register_buffer("steps", steps / 2**FINER_BITS)
+        self.decoder = nn.Sequential(*deepcopy(list(model.decoder)[:-1]))
+        channels, height, width = model.config.input.shape
+        self.head = Upsample(model.config.channels[0], channels, (height, width))
+
+    def activations(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel h w"]:
+        """Return what the head reads."""
+        activations: Tensor = self.decoder(z * self.steps)
+        return activations
+
+    def forward(self, levels: Levels, finer: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
+        """Return the mean squared error, in half the range of levels, over all rungs of latents."""
+        rungs = torch.arange(len(finer), device=finer.device) % len(STEPS)
+        steps = torch.tensor(STEPS, device=finer.device)[rungs, None].float()
+        magnitude = torch.floor((3 * finer.abs() + steps) / (3 * steps))  # as codec.ladder.quantised
+        picture = self.head(self.activations(finer.sign() * magnitude * steps))
+        return F.mse_loss(picture.float(), levels / HALF_RANGE)
 
 
 class FastModel(nn.Module):
@@ -130,7 +160,37 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
     inputs = (levels, torch.from_numpy(k).to(levels.device).float())
     trained = _trained(network, rates, inputs, config, config.epochs, seed).cpu()
     fast = _fit_fast(levels, calibration.cpu(), config, seed)
-    return _in_integers(on_cpu.config, encoder, trained, fast, calibration.cpu(), chosen, k, config)
+    finer = encoder.latents(dataset.train, FINER_BITS)
+    pictures = _fit_pictures(on_cpu, steps, levels, finer, config, seed)
+    return _in_integers(
+        on_cpu.config, encoder, trained, fast, pictures, calibration.cpu(), chosen, k, finer, config
+    )
+
+
+def _fit_pictures(
+    model: VAE,
+    steps: Float[Tensor, " latent"],
+    levels: Levels,
+    finer: np.ndarray,
+    config: CodecTraining,
+    seed: int,
+) -> IntegerDecoder:
+    z = torch.from_numpy(finer).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = PictureNetwork(model, steps)
+        magnitude = _scale_head(network, z[:CALIBRATION_IMAGES])
+        nn.init.ones_(network.head.convolution.bias)  # type: ignore[arg-type]
+    network = network.to(levels.device)
+    rates = [
+        (list(network.head.parameters()), config.learning_rate / magnitude),
+        (list(network.decoder.parameters()), config.decoder_learning_rate),
+    ]
+    inputs = (levels, z.to(levels.device))
+    trained = _trained(network, rates, inputs, config, config.picture_epochs, seed).cpu()
+    whole = nn.Sequential(*trained.decoder, trained.head)
+    output_steps = torch.full((levels.shape[1],), 1 / HALF_RANGE)
+    return integer_decoder(model.config, whole, trained.steps, z[:CALIBRATION_IMAGES], output_steps)[0]
 
 
 def _fit_fast(levels: Levels, calibration: Levels, config: CodecTraining, seed: int) -> ContextNetwork:
@@ -167,9 +227,9 @@ def _trained(
     with tqdm(total=epochs * steps_an_epoch * config.batch_size, unit="image", desc="codec") as bar:
         for step, indices in enumerate(_batches(images, config.batch_size, epochs, seed)):
             with torch.autocast(device, torch.bfloat16):
-                bits = network(*(tensor[indices] for tensor in inputs))
+                loss = network(*(tensor[indices] for tensor in inputs))
             optimiser.zero_grad(set_to_none=True)
-            bits.backward()
+            loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.max_gradient_norm)
             skipped_in_a_row = 0 if norm.isfinite() else skipped_in_a_row + 1
             if skipped_in_a_row == DIVERGED_STEPS:
@@ -185,12 +245,12 @@ def _trained(
                 averaged.update_parameters(network)
             bar.update(len(indices))
             if step % REPORTED_STEPS == 0:
-                bar.set_postfix_str(f"{float(bits.detach()):.3f} bits/dim")
+                bar.set_postfix_str(f"loss {float(loss.detach()):.4f}")
     return cast(Model, averaged.module).eval()
 
 
-def _scale_head(network: CodecNetwork, k: Tensor) -> float:
-    """Draw the head's weights so that features are about 1; return the magnitude of what it reads."""
+def _scale_head(network: CodecNetwork | PictureNetwork, k: Tensor) -> float:
+    """Draw the head's weights so that its outputs are about 1; return the magnitude of what it reads."""
     convolution = network.head.convolution
     with torch.no_grad():
         magnitude = float(network.activations(k).square().mean().sqrt())
@@ -210,9 +270,11 @@ def _in_integers(
     encoder: IntegerEncoder,
     network: CodecNetwork,
     fast: ContextNetwork,
+    pictures: IntegerDecoder,
     calibration: Levels,
     chosen: np.ndarray,
     k: np.ndarray,
+    finer: np.ndarray,
     config: CodecTraining,
 ) -> CodecModel:
     some = torch.from_numpy(k[chosen]).float()
@@ -236,7 +298,16 @@ def _in_integers(
         ),
     )
     without = CodecModel(
-        sizes, encoder, decoder, context, fast, fit_latent_tables(k), make_tables(), NO_GOLDEN
+        sizes,
+        encoder,
+        decoder,
+        pictures,
+        context,
+        fast,
+        fit_latent_tables(k),
+        fit_ladder(finer),
+        make_tables(),
+        NO_GOLDEN,
     )
     return with_golden(without, _golden_levels(calibration.numpy()))
 

@@ -152,6 +152,7 @@ class CodecTraining(Strict):
     weight_decay: float = Field(default=1e-3, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0, description="of the loss in bits/dim")
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    picture_epochs: int = Field(default=6, ge=1, description="of the decoder of latents alone")
     fast: FastTraining = FastTraining()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from codec.chunk import verified
+from codec.encoding import KINDS, Effort, Manner, compress
 from codec.model import FILE, dumped
-from codec.payload import KINDS, Effort, Manner, compress
 from models.bundle import Metrics, change_bundle, load_bundle, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE

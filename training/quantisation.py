@@ -72,11 +72,16 @@ def integer_encoder(model: VAE, latent_steps: Steps, levels: Levels) -> IntegerE
 
 
 def integer_decoder(
-    config: VAEConfig, decoder: nn.Sequential, latent_steps: Steps, k: Latent
+    config: VAEConfig,
+    decoder: nn.Sequential,
+    latent_steps: Steps,
+    k: Latent,
+    output_steps: Steps | None = None,
 ) -> tuple[IntegerDecoder, Steps]:
     """Return a VAE's decoder, whose last layer gives features before their rectifier, in integers.
 
-    It decodes z = k·latent_steps; its ranges are those over the given latents. The steps are the features'.
+    It decodes z = k·latent_steps; its ranges are those over the given latents. The steps are the features',
+    chosen by their ranges too unless they are given.
     """
     ranges: Ranges = {}
     with _noted(decoder, ranges), torch.inference_mode():
@@ -93,7 +98,7 @@ def integer_decoder(
         _steps([*(ranges[block.first] for block in blocks), ranges[upsample.convolution]])
         for blocks, upsample in stages
     ]
-    steps.append(_steps([of_features]))
+    steps.append(_steps([of_features]) if output_steps is None else output_steps)
     sizes = stage_sizes(*config.input.shape[1:], len(config.channels))[::-1]
     linear = decoder[0]
     assert isinstance(linear, nn.Linear)

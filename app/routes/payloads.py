@@ -34,7 +34,9 @@ from app.routes.common import (
     timed,
 )
 from codec.archive import ArchiveTooLargeError, header_of, is_archive, opened
-from codec.payload import LARGEST_ERROR, Effort, Header, Manner, PayloadError, UnknownModelError, parsed
+from codec.encoding import Effort, Manner
+from codec.lossy import BEST_QUALITY
+from codec.payload import LARGEST_ERROR, Header, PayloadError, UnknownModelError, parsed
 
 MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES = 4096, 1 << 20
 router = APIRouter(route_class=StrictRoute)
@@ -44,6 +46,18 @@ EffortParameter = Annotated[
 ErrorParameter = Annotated[
     int,
     Query(ge=0, le=LARGEST_ERROR, description="By how much a level may come back different; 0 is lossless."),
+]
+QualityParameter = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=BEST_QUALITY,
+        description="Lossy: more bytes and less error, the higher. `effort=fast` is from latents alone.",
+    ),
+]
+TargetParameter = Annotated[
+    int | None,
+    Query(ge=1, description="Lossy: bytes that the payload may have at most; with the least error in them."),
 ]
 IndexParameter = Annotated[
     int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
@@ -55,13 +69,16 @@ async def compress(
     request: Request,
     effort: EffortParameter = "best",
     max_error: ErrorParameter = 0,
+    quality: QualityParameter = None,
+    target_bytes: TargetParameter = None,
     model: ModelParameter = None,
     format: FormatParameter = None,
 ) -> Response:
     """Compress images of one shape into a payload: what comes back equals what went in.
 
-    With `max_error` no level differs by more, and the payload is smaller. Images of the model's shape are
-    coded with it, others as lossless WebP; nothing is resized or converted.
+    Less does, and the payload is smaller, with one of `max_error`, by which no level differs by more,
+    `quality`, and `target_bytes`. Images of the model's shape are coded with it, others as lossless WebP;
+    nothing is resized or converted.
     """
     service = service_of(request)
     bundle = service.bundle(model)
@@ -72,11 +89,11 @@ async def compress(
 
     images, deadline = await read(request, parse)
     coding = service.coder.compress(
-        images.transpose(0, 3, 1, 2), bundle.id, Manner(effort, max_error), deadline
+        images.transpose(0, 3, 1, 2), bundle.id, Manner(effort, max_error, quality, target_bytes), deadline
     )
     try:
         coded = await service.unless_departed(request, coding)
-    except PayloadError as error:  # no payload holds images of such sides
+    except PayloadError as error:  # no payload holds such images, or not as is asked for
         raise Problem(Kind.INVALID, str(error), value=list(images.shape)) from error
     answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen)
     is_quick = images.size <= QUICK.pixels

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from codec.encoding import KINDS, Effort, Manner, compress
 from codec.model import CodecModel
-from codec.payload import KINDS, Effort, Manner, compress, decompress, parsed
+from codec.payload import decompress, parsed
 
 Images = UInt8[np.ndarray, "image channel height width"]
 Shape = tuple[int, ...]

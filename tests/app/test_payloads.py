@@ -25,19 +25,9 @@ from app.server import Server
 from app.service import load_bundles
 from app.settings import Settings
 from codec.archive import pack
+from codec.encoding import KINDS, LOSSLESS, Effort, Manner, compress, divided, encoded
 from codec.model import FILE, CodecError, CodecModel, dumped
-from codec.payload import (
-    KINDS,
-    LOSSLESS,
-    Effort,
-    Manner,
-    compress,
-    divided,
-    encoded,
-    images_a_chunk,
-    parsed,
-    varint,
-)
+from codec.payload import images_a_chunk, parsed, varint
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png
 from tests.app.conftest import Running, running

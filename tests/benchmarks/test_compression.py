@@ -16,8 +16,8 @@ from benchmarks.compression.contenders import Contender, cells, contenders, shee
 from benchmarks.compression.measurement import OtherImagesError, measured
 from benchmarks.compression.report import PUBLISHED, table
 from codec.chunk import verified
+from codec.encoding import KINDS, Manner, compress
 from codec.model import FILE, CodecModel
-from codec.payload import KINDS, Manner, compress
 from models.bundle import SHIPPED
 from training.datasets import Dataset
 

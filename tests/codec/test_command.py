@@ -10,8 +10,8 @@ from PIL import Image
 
 from codec import __main__ as command
 from codec.archive import pack
+from codec.encoding import Manner, compress
 from codec.model import FILE, CodecModel, save_codec
-from codec.payload import Manner, compress
 from tests.codecs import SHAPES, pictures
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from codec.chunk import coarsened
+from codec.encoding import Manner, compress
 from codec.model import FILE, CodecModel
-from codec.payload import Manner, compress
 from tests.codec.reference import Reference
 from tests.codecs import SHAPES, pictures
 

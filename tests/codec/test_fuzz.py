@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec.archive import is_archive, opened, pack, unpack
+from codec.encoding import Manner, compress
 from codec.model import CodecModel
-from codec.payload import Manner, PayloadError, compress, decompress, parsed
+from codec.payload import PayloadError, decompress, parsed
 from tests.codecs import pictures
 
 MAX_LEVELS = 1 << 20

@@ -11,8 +11,9 @@ import torch
 from safetensors.numpy import load_file
 
 from codec.chunk import verified
+from codec.encoding import KINDS, Effort, Manner, compress
 from codec.model import FILE, CodecModel
-from codec.payload import KINDS, Effort, Manner, compress, decompress, parsed
+from codec.payload import decompress, parsed
 from models.bundle import SHIPPED
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -64,12 +64,12 @@ def test_the_largest_sum_counts_weights_bias_and_rounding() -> None:
 
 
 def test_sums_of_trained_networks_are_proven_exact(codec: CodecModel) -> None:
-    assert codec.encoder.faults() == codec.decoder.faults() == []
+    assert codec.encoder.faults() == codec.decoder.faults("decoder") == []
 
 
 def test_a_sum_that_might_not_be_exact_is_named(grey: CodecModel) -> None:
     linear = replace(grey.decoder.linear, bias=grey.decoder.linear.bias + np.int32(2**24))
-    [fault] = replace(grey.decoder, linear=linear).faults()
+    [fault] = replace(grey.decoder, linear=linear).faults("decoder")
     assert fault.startswith("decoder.linear: a sum may reach 16")
 
 

@@ -21,16 +21,12 @@ from codec.chunk import (
     encode_fast_chunk,
 )
 from codec.classical import encode_classical
+from codec.encoding import KINDS, NEAR_KINDS, Effort, Manner, compress
 from codec.model import CodecModel
 from codec.payload import (
-    KINDS,
-    NEAR_KINDS,
-    Effort,
     Kind,
-    Manner,
     PayloadError,
     UnknownModelError,
-    compress,
     decompress,
     decompress_one,
     images_a_chunk,

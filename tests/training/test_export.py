@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from codec.chunk import verified
+from codec.encoding import KINDS, Manner, compress
 from codec.model import FILE, CodecError
-from codec.payload import KINDS, Manner, compress, decompress, parsed
+from codec.payload import decompress, parsed
 from models.bundle import REQUIRED, BundleError, load_bundle
 from models.priors import AggregatedPosterior
 from tests.training.conftest import tiny_dataset, tiny_trainer

@@ -1,0 +1,230 @@
+"""Payloads, made: images as bytes, without loss or with as much as is allowed.
+
+images ─► chunks of 2^16 levels or so ─► a stream each ─► header, lengths, CRCs, streams
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from codec.chunk import coarsened, encode_chunks, encode_fast_chunk
+from codec.classical import encode_classical
+from codec.ladder import RUNGS, RUNGS_OF_LATENTS, Modes
+from codec.lossy import (
+    BEST_QUALITY,
+    Costs,
+    at_quality,
+    encode_lossy_chunk,
+    in_parts,
+    least_cost,
+    rung_costs,
+    within_cost,
+)
+from codec.model import CodecModel
+from codec.payload import (
+    CRC_BYTES,
+    LARGEST_ERROR,
+    MAGIC,
+    MAX_LEVELS,
+    VERSION,
+    Each,
+    Images,
+    Kind,
+    PayloadError,
+    Shape,
+    check_levels,
+    check_shape,
+    crc,
+    images_a_chunk,
+    times,
+    varint,
+)
+from codec.rans import COSTS_A_BIT
+
+CLASSICAL_MARGIN = 1.5  # a quick attempt that is longer by as much is not worth a slow one
+Effort = Literal["best", "fast"]
+KINDS: dict[Effort, Kind] = {"best": Kind.BEST, "fast": Kind.FAST}
+NEAR_KINDS: dict[Effort, Kind] = {"best": Kind.NEAR_BEST, "fast": Kind.NEAR_FAST}
+RUNGS_TRIED: dict[Effort, int] = {"best": RUNGS, "fast": RUNGS_OF_LATENTS}
+COSTS_A_BYTE = 8 * COSTS_A_BIT
+
+
+class Manner(NamedTuple):
+    """How images are to be coded: how hard to try, and how much may be lost, said in one way at most."""
+
+    effort: Effort = "best"
+    max_error: int = 0  # of a level
+    quality: int | None = None  # 1 … 99
+    target_bytes: int | None = None  # of the payload
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether each image takes a rung of the ladder."""
+        return self.quality is not None or self.target_bytes is not None
+
+
+LOSSLESS = Manner()
+
+
+class Stream(NamedTuple):
+    """A coded chunk."""
+
+    content: bytes
+    is_classical: bool
+    images: Images  # that come back
+
+
+def is_learned(payload: bytes) -> bool:
+    """Return whether a payload that was made here names a model."""
+    return payload[len(MAGIC)] % 16 != Kind.CLASSICAL
+
+
+def compress(images: Images, model: CodecModel | None, manner: Manner = LOSSLESS, each: Each = map) -> bytes:
+    """Return a payload: with the model where the images have its shape, without one otherwise.
+
+    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, no or too many images, a manner
+    out of range, a lossy one for images of another shape, and a target that is too small.
+
+    Chunks are coded by `each`: map, or an executor's, for several at a time.
+    """
+    model = model_for(images.shape[1:], model)
+    parts = divided(images, model, manner)
+    if manner.target_bytes is not None:
+        assert model is not None
+        return _compress_to_size(parts, model, manner, manner.target_bytes, each)
+    return assembled(list(each(lambda part: encoded([part], model, manner)[0], parts)), model, manner)
+
+
+def model_for(shape: Sequence[int], model: CodecModel | None) -> CodecModel | None:
+    """Return the model if images of a shape are coded with it."""
+    return model if model is not None and model.config.shape == tuple(shape) else None
+
+
+def divided(images: Images, model: CodecModel | None, manner: Manner) -> list[Images]:
+    """Return the images of each chunk; raise PayloadError as `compress` does."""
+    count, *dimensions = images.shape
+    shape: Shape = (dimensions[0], dimensions[1], dimensions[2])
+    check_shape(shape)
+    check_levels(count, shape, MAX_LEVELS)
+    _check_manner(manner, model, shape)
+    size = images_a_chunk(shape)
+    return [images[i : i + size] for i in range(0, count, size)]
+
+
+def _check_manner(manner: Manner, model: CodecModel | None, shape: Shape) -> None:
+    if not 0 <= manner.max_error <= LARGEST_ERROR:
+        raise PayloadError(f"max_error is {manner.max_error}, outside 0 … {LARGEST_ERROR}")
+    if manner.quality is not None and not 1 <= manner.quality <= BEST_QUALITY:
+        raise PayloadError(f"quality is {manner.quality}, outside 1 … {BEST_QUALITY}")
+    wanted = {"max_error": manner.max_error or None, "quality": manner.quality}
+    wanted |= {"target_bytes": manner.target_bytes}
+    given = [f"{name} = {value}" for name, value in wanted.items() if value is not None]
+    if len(given) > 1:
+        raise PayloadError(f"{' and '.join(given)} together; one of them at most")
+    if manner.is_lossy and model is None:
+        raise PayloadError(f"{given[0]} needs images of the model's shape; these are {times(shape)}")
+
+
+def encoded(parts: Sequence[Images], model: CodecModel | None, manner: Manner) -> list[Stream]:
+    """Return a stream for each part that `divided` gave, the shorter of the two sorts.
+
+    Not for a manner with `target_bytes`, which all parts share.
+    """
+    if manner.quality is not None:
+        assert model is not None
+        return [_encoded_at_quality(part, model, manner.quality, manner.effort) for part in parts]
+    if manner.max_error:
+        parts = [coarsened(part, manner.max_error) for part in parts]
+    if model is None:
+        is_quick = manner.effort == "fast"
+        return [Stream(encode_classical(part, quick=is_quick), True, part) for part in parts]
+    if manner.effort == "fast":
+        return [_shorter_fast(part, encode_fast_chunk(model, part, manner.max_error)) for part in parts]
+    learned = encode_chunks(model, parts, manner.max_error)
+    return [_shorter(part, stream) for part, stream in zip(parts, learned, strict=True)]
+
+
+def assembled(streams: Sequence[Stream], model: CodecModel | None, manner: Manner) -> bytes:
+    """Return the payload of the streams that `encoded` gave."""
+    if all(stream.is_classical for stream in streams):
+        model = None
+    channels, height, width = streams[0].images.shape[1:]
+    count = sum(len(stream.images) for stream in streams)
+    head = MAGIC + _head(manner, model, (channels, height, width), count)
+    lengths = b"".join(varint(2 * len(stream.content) + stream.is_classical) for stream in streams)
+    start = zlib.crc32(head)
+    crcs = b"".join(crc(start, stream.images).to_bytes(CRC_BYTES, "big") for stream in streams)
+    contents = b"".join(stream.content for stream in streams)
+    return head + (lengths if len(streams) > 1 else b"") + crcs + contents
+
+
+def _encoded_at_quality(images: Images, model: CodecModel, quality: int, effort: Effort) -> Stream:
+    modes = at_quality(rung_costs(model, images, RUNGS_TRIED[effort]), quality)
+    return _encoded_in_modes(images, model, modes)
+
+
+def _encoded_in_modes(images: Images, model: CodecModel, modes: Modes) -> Stream:
+    content, levels = encode_lossy_chunk(model, images, modes)
+    return Stream(content, False, levels)
+
+
+def _compress_to_size(
+    parts: Sequence[Images], model: CodecModel, manner: Manner, target_bytes: int, each: Each
+) -> bytes:
+    """Return a payload of as many bytes at most, with the least error; without loss where that fits."""
+    lossless = list(each(lambda part: encoded([part], model, Manner(manner.effort))[0], parts))
+    payload = assembled(lossless, model, Manner(manner.effort))
+    if len(payload) <= target_bytes:
+        return payload
+    tried = list(each(lambda part: rung_costs(model, part, RUNGS_TRIED[manner.effort]), parts))
+    costs = Costs(*(np.concatenate(arrays) for arrays in zip(*tried, strict=True)))
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    other_bytes = len(assembled([Stream(b"", False, part) for part in parts], model, manner))
+    while True:
+        most = (target_bytes - other_bytes) * COSTS_A_BYTE
+        if (least := least_cost(costs)) > most:
+            needed = other_bytes + -(-least // COSTS_A_BYTE)
+            raise PayloadError(f"target_bytes is {target_bytes}; these images need {needed} or so at least")
+        rungs, left = within_cost(costs, most)
+        modes = in_parts(model, parts[0][:1], costs, rungs, left)
+        of_parts = zip(parts, np.split(modes.rungs, ends), np.split(modes.parts, ends), strict=True)
+        streams = list(each(lambda of: _encoded_in_modes(of[0], model, Modes(of[1], of[2])), of_parts))
+        payload = assembled(streams, model, manner)
+        if len(payload) <= target_bytes:
+            return payload
+        other_bytes += len(payload) - target_bytes  # streams end with whole bytes, and lengths take some
+
+
+def _shorter(images: Images, stream: bytes) -> Stream:
+    quick = min(len(encode_classical(images, quick=True)), len(zlib.compress(images.tobytes(), 1)))
+    if quick < CLASSICAL_MARGIN * len(stream):
+        classical = encode_classical(images)
+        if len(classical) < len(stream):
+            return Stream(classical, True, images)
+    return Stream(stream, False, images)
+
+
+def _shorter_fast(images: Images, stream: bytes) -> Stream:
+    # Trying WebP each time would cost more than coding does.
+    if min(len(zlib.compress(images.tobytes(), 1)), images.size) < len(stream):
+        classical = encode_classical(images, quick=True)
+        if len(classical) < len(stream):
+            return Stream(classical, True, images)
+    return Stream(stream, False, images)
+
+
+def _head(manner: Manner, model: CodecModel | None, shape: Shape, count: int) -> bytes:
+    if model is None:
+        start = bytes([16 * VERSION + Kind.CLASSICAL, shape[0]])
+        return start + varint(shape[1]) + varint(shape[2]) + varint(count)
+    if manner.is_lossy:
+        start = bytes([16 * VERSION + Kind.LOSSY])
+    elif manner.max_error == 0:
+        start = bytes([16 * VERSION + KINDS[manner.effort]])
+    else:
+        start = bytes([16 * VERSION + NEAR_KINDS[manner.effort], manner.max_error])
+    return start + model.prefix + varint(count)

@@ -1,0 +1,130 @@
+"""The ladder of lossy coding: where an image stands on it, and its latents there.
+
+    rungs 0 … 5    latents alone, in ever shorter steps
+    rungs 6 … 15   latents, then each level to within an ever smaller error
+
+An image may be on two rungs: the first `part` of PARTS of its latents or rows are one rung further up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int8, Int64, UInt8
+from numba import njit
+
+from codec.latents import LatentTables, fit_latent_tables, latent_faults, pop_latent
+from codec.networks import LARGEST_LATENT, Latents
+from codec.rans import TOTAL, pop
+
+FINER_BITS = 3
+STEPS = (16, 12, 8, 6, 4, 3)  # of the rungs of latents, in 2^−FINER_BITS of the codec's
+ERRORS = (85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0)  # of the rungs of levels; the last one is none of its own
+RUNGS_OF_LATENTS = len(STEPS)
+RUNGS = RUNGS_OF_LATENTS + len(ERRORS) - 1
+PARTS = 32
+_SLOTS_A_RUNG = TOTAL // RUNGS
+_PART_BITS = 13  # of the slots of every part but 0
+_SLOTS_OF_WHOLE = TOTAL - (PARTS - 1 << _PART_BITS)
+_NEAR_STEPS = STEPS.index(1 << FINER_BITS)  # the latents of a level's features are those of this rung
+
+
+class Modes(NamedTuple):
+    """Where each image stands on the ladder."""
+
+    rungs: Int64[np.ndarray, " image"]
+    parts: Int64[np.ndarray, " image"]
+
+
+def whole_modes(rungs: Int64[np.ndarray, " image"]) -> Modes:
+    """Return the modes of images on one rung each."""
+    return Modes(rungs, np.zeros_like(rungs))
+
+
+def fit_ladder(finer: Latents) -> LatentTables:
+    """Count the values of each dimension's latents on each rung of latents, rung after rung."""
+    every = [quantised(finer, np.full(finer.shape, step)) for step in STEPS]
+    return fit_latent_tables(np.concatenate(every, axis=1))
+
+
+def ladder_faults(tables: LatentTables) -> list[str]:
+    """Return why tables cannot be used: those of latents, or z that leave their eight bits."""
+    if faults := latent_faults("ladder", tables):
+        return faults
+    steps = np.repeat(STEPS, len(tables.lowest) // RUNGS_OF_LATENTS)
+    highest = tables.lowest + np.diff(tables.first) - 2
+    if (np.maximum(np.abs(tables.lowest), np.abs(highest)) * steps > LARGEST_LATENT).any():
+        return [f"ladder.lowest: a latent in its steps is outside ±{LARGEST_LATENT}"]
+    return []
+
+
+def quantised(finer: Latents, steps: Int64[np.ndarray, "image latent"]) -> Int8[np.ndarray, "image latent"]:
+    """Return latents in steps, those below two thirds of one becoming 0, and so on: zero costs least."""
+    magnitude = (3 * np.abs(finer.astype(np.int64)) + steps) // (3 * steps)
+    return (np.sign(finer) * magnitude).astype(np.int8)
+
+
+def step_numbers(modes: Modes, latents: int) -> Int64[np.ndarray, "image latent"]:
+    """Return which of STEPS each latent has."""
+    rungs = np.where(modes.rungs < RUNGS_OF_LATENTS, modes.rungs, _NEAR_STEPS)
+    further = np.arange(latents) < (modes.parts * latents // PARTS)[:, None]
+    return rungs[:, None] + (further & (modes.rungs < RUNGS_OF_LATENTS - 1)[:, None])
+
+
+def row_errors(modes: Modes, height: int) -> UInt8[np.ndarray, "image row"]:
+    """Return the error of each row of images on rungs of levels."""
+    further = np.arange(height) < (modes.parts * height // PARTS)[:, None]
+    return np.array(ERRORS, np.uint8)[modes.rungs[:, None] - RUNGS_OF_LATENTS + further]
+
+
+def within_tables(
+    k: Int8[np.ndarray, "image latent"], numbers: Int64[np.ndarray, "image latent"], tables: LatentTables
+) -> tuple[Latents, Int64[np.ndarray, "image latent"]]:
+    """Return latents clipped to the values that their tables know, and their entries in `tables.starts`."""
+    rows = numbers * k.shape[1] + np.arange(k.shape[1])
+    lowest, first = tables.lowest[rows].astype(np.int64), tables.first.astype(np.int64)
+    k = k.clip(lowest, lowest + first[rows + 1] - first[rows] - 2)
+    return k.astype(np.int8), k - lowest + first[rows]
+
+
+Slots = tuple[Int64[np.ndarray, "image 1"], Int64[np.ndarray, "image 1"]]
+
+
+def slots_of_rungs(modes: Modes) -> Slots:
+    """Return the first slot and the number of slots of each image's rung."""
+    starts = (modes.rungs * _SLOTS_A_RUNG)[:, None]
+    return starts, np.full_like(starts, _SLOTS_A_RUNG)
+
+
+def slots_of_parts(modes: Modes) -> Slots:
+    """Return the first slot and the number of slots of each image's part."""
+    whole = modes.parts == 0
+    starts = np.where(whole, 0, _SLOTS_OF_WHOLE + (modes.parts - 1 << _PART_BITS))
+    return starts[:, None], np.where(whole, _SLOTS_OF_WHOLE, 1 << _PART_BITS)[:, None]
+
+
+@njit(cache=True, nogil=True)
+def decode_heads(
+    state: int, words: np.ndarray, count: int, images: int, tables: LatentTables
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+    """Return the rungs, parts and latents (N,D) that a stream begins with, and the state and words after."""
+    latents = len(tables.lowest) // RUNGS_OF_LATENTS
+    rungs, parts = np.empty(images, np.int64), np.zeros(images, np.int64)
+    k = np.empty((images, latents), np.int8)
+    for n in range(images):
+        rungs[n] = (state & (TOTAL - 1)) // _SLOTS_A_RUNG
+        state, count = pop(state, rungs[n] * _SLOTS_A_RUNG, _SLOTS_A_RUNG, words, count)
+        slot = state & (TOTAL - 1)
+        if slot < _SLOTS_OF_WHOLE:
+            state, count = pop(state, 0, _SLOTS_OF_WHOLE, words, count)
+        else:
+            parts[n] = 1 + (slot - _SLOTS_OF_WHOLE >> _PART_BITS)
+            start = _SLOTS_OF_WHOLE + (parts[n] - 1 << _PART_BITS)
+            state, count = pop(state, start, 1 << _PART_BITS, words, count)
+        number = rungs[n] if rungs[n] < RUNGS_OF_LATENTS else _NEAR_STEPS
+        further = parts[n] * latents // PARTS if rungs[n] < RUNGS_OF_LATENTS - 1 else 0
+        for d in range(latents):
+            row = (number + 1 if d < further else number) * latents + d
+            k[n, d], state, count = pop_latent(state, words, count, row, tables)
+    return rungs, parts, k, state, count

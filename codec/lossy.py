@@ -1,0 +1,223 @@
+"""Lossy coding: each image takes the rung of a ladder that is worth its bits.
+
+levels ─► every rung's error and cost ─► rung ─► slots of the rung, the latents and, higher up, the levels
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+from numba import njit
+
+from codec import rans
+from codec.context import code_near
+from codec.ladder import (
+    FINER_BITS,
+    PARTS,
+    RUNGS,
+    RUNGS_OF_LATENTS,
+    STEPS,
+    Modes,
+    decode_heads,
+    quantised,
+    row_errors,
+    slots_of_parts,
+    slots_of_rungs,
+    step_numbers,
+    whole_modes,
+    within_tables,
+)
+from codec.model import CodecModel
+from codec.networks import Latents, Levels
+from codec.rans import COSTS_A_BIT, StreamError
+
+BEST_QUALITY = 99
+# What a bit is worth, in squared error: 2^−12 · 16 at worth 0, doubled every WORTHS_AN_OCTAVE.
+_WORTHS_AN_OCTAVE = 16
+_WORTH_BITS = 12
+_MOST_WORTH = 28 * _WORTHS_AN_OCTAVE
+_BEST_WORTH = 116  # at quality 99: 0.6; it doubles every six below
+_WORTHS_BY_QUALITY = (8, 3)
+
+
+class Costs(NamedTuple):
+    """What each image would cost on each rung."""
+
+    errors: Int64[np.ndarray, "image rung"]  # squared, summed over its levels
+    costs: Int64[np.ndarray, "image rung"]  # in COSTS_A_BIT-ths of a bit
+
+
+def at_quality(costs: Costs, quality: int) -> Modes:
+    """Return each image's rung: the least error plus what its bits are worth.
+
+    Of the same rungs, a higher quality never takes one with more error, or with fewer bits.
+    """
+    numerator, denominator = _WORTHS_BY_QUALITY
+    return whole_modes(_best_rungs(costs, _BEST_WORTH + (BEST_QUALITY - quality) * numerator // denominator))
+
+
+def least_cost(costs: Costs) -> int:
+    """Return what the images cost where each takes its cheapest rung."""
+    return int(costs.costs.min(axis=1).sum())
+
+
+def within_cost(costs: Costs, most: int) -> tuple[Int64[np.ndarray, " image"], int]:
+    """Return the rungs of the least error, or nearly, that cost no more together, and what they leave.
+
+    `most` is `least_cost` or more.
+    """
+    images = np.arange(len(costs.costs))
+    low, high = 0, _MOST_WORTH
+    while low < high:
+        middle = (low + high) // 2
+        if costs.costs[images, _best_rungs(costs, middle)].sum() <= most:
+            high = middle
+        else:
+            low = middle + 1
+    rungs = _best_rungs(costs, low)
+    left = most - int(costs.costs[images, rungs].sum())
+    if left < 0:
+        rungs = np.argmin(costs.costs, axis=1)
+        left = most - least_cost(costs)
+    for image in images:  # what is left is spent where it first helps
+        room = costs.costs[image, rungs[image]] + left
+        within = costs.costs[image] <= room
+        rungs[image] = np.argmin(np.where(within, costs.errors[image], np.iinfo(np.int64).max))
+        left = int(room - costs.costs[image, rungs[image]])
+    return rungs, left
+
+
+def in_parts(
+    model: CodecModel, first: Levels, costs: Costs, rungs: Int64[np.ndarray, " image"], left: int
+) -> Modes:
+    """Return the modes of images on rungs, the first image on two of them if there it spends what is left."""
+    modes = whole_modes(rungs)
+    room = int(costs.costs[0, rungs[0]]) + left
+    finer = model.encoder.latents(first, FINER_BITS)
+
+    def tried(rung: int, part: int) -> tuple[int, int]:
+        coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part])))
+        return int(coded.costs[0]), _squared_errors(coded.levels, first)[0]
+
+    best = int(costs.errors[0, rungs[0]])
+    for rung in range(costs.costs.shape[1]):
+        dearer = room + 1 if rung == RUNGS - 1 else costs.costs[0, min(rung + 1, costs.costs.shape[1] - 1)]
+        if rung == RUNGS_OF_LATENTS - 1 or not costs.costs[0, rung] <= room < dearer:
+            continue
+        low, high = 0, PARTS - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if tried(rung, middle)[0] <= room:
+                low = middle
+            else:
+                high = middle - 1
+        if low and (error := tried(rung, low)[1]) < best:
+            best = error
+            modes.rungs[0], modes.parts[0] = rung, low
+    return modes
+
+
+def _best_rungs(costs: Costs, worth: int) -> Int64[np.ndarray, " image"]:
+    octaves, rest = divmod(worth, _WORTHS_AN_OCTAVE)
+    of_costs = _WORTHS_AN_OCTAVE + rest << octaves
+    return np.argmin((costs.errors * COSTS_A_BIT << _WORTH_BITS) + costs.costs * of_costs, axis=1)
+
+
+def _squared_errors(levels: Levels, original: Levels) -> Int64[np.ndarray, " image"]:
+    difference = levels.astype(np.int64) - original
+    return (difference**2).sum(axis=(1, 2, 3))
+
+
+def rung_costs(model: CodecModel, levels: Levels, rungs: int = RUNGS) -> Costs:
+    """Try each of the first rungs on images."""
+    finer = model.encoder.latents(levels, FINER_BITS)
+    errors, costs = (np.empty((len(levels), rungs), np.int64) for _ in range(2))
+    for rung in range(rungs):
+        modes = whole_modes(np.full(len(levels), rung))
+        coded = _coded(model, levels, finer, modes)
+        errors[:, rung] = _squared_errors(coded.levels, levels)
+        costs[:, rung] = coded.costs
+    return Costs(errors, costs)
+
+
+def encode_lossy_chunk(model: CodecModel, levels: Levels, modes: Modes) -> tuple[bytes, Levels]:
+    """Return the stream of images, and what comes back."""
+    coded = _coded(model, levels, model.encoder.latents(levels, FINER_BITS), modes)
+    return rans.encode(coded.starts, coded.frequencies), coded.levels
+
+
+def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
+    """Return the images of a stream; raise StreamError for one that no encoder wrote."""
+    state, words = rans.opened(stream)
+    tables = model.ladder
+    rungs, parts, k, state, left = decode_heads(state, words, len(words), images, tables)
+    near = rungs >= RUNGS_OF_LATENTS
+    levels = np.empty((images, *model.config.shape), np.uint8)
+    if not near.all():
+        alone = Modes(rungs[~near], parts[~near])
+        z = k[~near] * np.array(STEPS)[step_numbers(alone, k.shape[1])]
+        levels[~near] = model.pictures.levels(z.astype(np.int8))
+    if near.any():
+        features = model.decoder.features(k[near])
+        in_place = np.empty((len(features), *levels.shape[2:], levels.shape[1]), np.uint8)
+        errors = row_errors(Modes(rungs[near], parts[near]), levels.shape[2])
+        coding = (True, state, words, left)
+        *_, state, left = code_near(
+            *coding, in_place, errors, features, model.context, model.tables, model.each
+        )
+        levels[near] = in_place.transpose(0, 3, 1, 2)
+    if state or left:
+        raise StreamError("the stream does not end with the last pixel")
+    return levels
+
+
+class _Coded(NamedTuple):
+    """The slots of images, and what comes back of them."""
+
+    starts: Int64[np.ndarray, " symbol"]
+    frequencies: Int64[np.ndarray, " symbol"]
+    costs: Int64[np.ndarray, " image"]
+    levels: Levels
+
+
+def _coded(model: CodecModel, levels: Levels, finer: Latents, modes: Modes) -> _Coded:
+    near = modes.rungs >= RUNGS_OF_LATENTS
+    numbers = step_numbers(modes, finer.shape[1])
+    steps = np.array(STEPS)[numbers]
+    k, entries = within_tables(quantised(finer, steps), numbers, model.ladder)
+    heads = [slots_of_rungs(modes), slots_of_parts(modes)]
+    starts = np.concatenate([*(start for start, _ in heads), model.ladder.starts[entries]], axis=1)
+    ends = model.ladder.starts[entries + 1]
+    frequencies = np.concatenate(
+        [*(frequency for _, frequency in heads), ends - model.ladder.starts[entries]], axis=1
+    ).astype(np.int64)
+    costs = _costs(frequencies)
+    back = np.empty_like(levels)
+    if not near.all():
+        back[~near] = model.pictures.levels((k[~near] * steps[~near]).astype(np.int8))
+    parts = [(starts.ravel().astype(np.int64), frequencies.ravel())]
+    if near.any():
+        in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
+        features = model.decoder.features(k[near])
+        errors = row_errors(Modes(modes.rungs[near], modes.parts[near]), levels.shape[2])
+        coding = (False, 0, np.zeros(0, np.uint16), 0)
+        *slots, near_costs, _, _ = code_near(
+            *coding, in_place, errors, features, model.context, model.tables, model.each
+        )
+        parts.append((slots[0], slots[1]))
+        costs[near] += near_costs
+        back[near] = in_place.transpose(0, 3, 1, 2)
+    first, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return _Coded(first, count, costs, back)
+
+
+@njit(cache=True, nogil=True)
+def _costs(frequencies: np.ndarray) -> np.ndarray:
+    """Return the sum of what symbols cost, an image a row."""
+    costs = np.zeros(len(frequencies), np.int64)
+    for n in range(len(frequencies)):
+        for i in range(frequencies.shape[1]):
+            costs[n] += rans.cost(frequencies[n, i])
+    return costs
