@@ -186,16 +186,16 @@ def _compress_to_size(
     other_bytes = len(assembled([Stream(b"", False, part) for part in parts], model, manner))
     while True:
         most = (target_bytes - other_bytes) * COSTS_A_BYTE
-        if (least := least_cost(costs)) > most:
-            needed = other_bytes + -(-least // COSTS_A_BYTE)
-            raise PayloadError(f"target_bytes is {target_bytes}; these images need {needed} or so at least")
-        rungs, left = within_cost(costs, most)
+        least = least_cost(costs)
+        rungs, left = within_cost(costs, max(most, least))
         modes = in_parts(model, parts[0][:1], costs, rungs, left)
         of_parts = zip(parts, np.split(modes.rungs, ends), np.split(modes.parts, ends), strict=True)
         streams = list(each(lambda of: _encoded_in_modes(of[0], model, Modes(of[1], of[2])), of_parts))
         payload = assembled(streams, model, manner)
         if len(payload) <= target_bytes:
             return payload
+        if most <= least:
+            raise PayloadError(f"target_bytes is {target_bytes}; these images need {len(payload)} at least")
         other_bytes += len(payload) - target_bytes  # streams end with whole bytes, and lengths take some
 
 

@@ -26,7 +26,7 @@ RUNGS = RUNGS_OF_LATENTS + len(ERRORS) - 1
 PARTS = 32
 _SLOTS_A_RUNG = TOTAL // RUNGS
 _PART_BITS = 13  # of the slots of every part but 0
-_SLOTS_OF_WHOLE = TOTAL - (PARTS - 1 << _PART_BITS)
+_WHOLE = PARTS - 1 << _PART_BITS  # the first slot of part 0: no other image leaves the coder's state empty
 _NEAR_STEPS = STEPS.index(1 << FINER_BITS)  # the latents of a level's features are those of this rung
 
 
@@ -100,8 +100,8 @@ def slots_of_rungs(modes: Modes) -> Slots:
 def slots_of_parts(modes: Modes) -> Slots:
     """Return the first slot and the number of slots of each image's part."""
     whole = modes.parts == 0
-    starts = np.where(whole, 0, _SLOTS_OF_WHOLE + (modes.parts - 1 << _PART_BITS))
-    return starts[:, None], np.where(whole, _SLOTS_OF_WHOLE, 1 << _PART_BITS)[:, None]
+    starts = np.where(whole, _WHOLE, modes.parts - 1 << _PART_BITS)
+    return starts[:, None], np.where(whole, TOTAL - _WHOLE, 1 << _PART_BITS)[:, None]
 
 
 @njit(cache=True, nogil=True)
@@ -116,12 +116,11 @@ def decode_heads(
         rungs[n] = (state & (TOTAL - 1)) // _SLOTS_A_RUNG
         state, count = pop(state, rungs[n] * _SLOTS_A_RUNG, _SLOTS_A_RUNG, words, count)
         slot = state & (TOTAL - 1)
-        if slot < _SLOTS_OF_WHOLE:
-            state, count = pop(state, 0, _SLOTS_OF_WHOLE, words, count)
+        if slot >= _WHOLE:
+            state, count = pop(state, _WHOLE, TOTAL - _WHOLE, words, count)
         else:
-            parts[n] = 1 + (slot - _SLOTS_OF_WHOLE >> _PART_BITS)
-            start = _SLOTS_OF_WHOLE + (parts[n] - 1 << _PART_BITS)
-            state, count = pop(state, start, 1 << _PART_BITS, words, count)
+            parts[n] = 1 + (slot >> _PART_BITS)
+            state, count = pop(state, slot >> _PART_BITS << _PART_BITS, 1 << _PART_BITS, words, count)
         number = rungs[n] if rungs[n] < RUNGS_OF_LATENTS else _NEAR_STEPS
         further = parts[n] * latents // PARTS if rungs[n] < RUNGS_OF_LATENTS - 1 else 0
         for d in range(latents):

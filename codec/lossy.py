@@ -52,7 +52,8 @@ class Costs(NamedTuple):
 def at_quality(costs: Costs, quality: int) -> Modes:
     """Return each image's rung: the least error plus what its bits are worth.
 
-    Of the same rungs, a higher quality never takes one with more error, or with fewer bits.
+    A higher quality never takes a rung with more error or less cost. What a single image costs is in whole
+    bytes, so that its payload never has fewer; one of several may, by the last two bytes of a chunk.
     """
     numerator, denominator = _WORTHS_BY_QUALITY
     return whole_modes(_best_rungs(costs, _BEST_WORTH + (BEST_QUALITY - quality) * numerator // denominator))
@@ -210,6 +211,8 @@ def _coded(model: CodecModel, levels: Levels, finer: Latents, modes: Modes) -> _
         costs[near] += near_costs
         back[near] = in_place.transpose(0, 3, 1, 2)
     first, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if len(levels) == 1:  # a stream's last symbols cost less than their share; here it is known how much
+        costs[0] = len(rans.encode(first, count)) * 8 * COSTS_A_BIT
     return _Coded(first, count, costs, back)
 
 

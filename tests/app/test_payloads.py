@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 from app import service
-from app.coding import CodingEngine
+from app.coding import OPERATIONS, CodingEngine
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from app.server import Server
@@ -27,7 +27,7 @@ from app.settings import Settings
 from codec.archive import pack
 from codec.encoding import KINDS, LOSSLESS, Effort, Manner, compress, divided, encoded
 from codec.model import FILE, CodecError, CodecModel, dumped
-from codec.payload import images_a_chunk, parsed, varint
+from codec.payload import decompress, images_a_chunk, parsed, varint
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png
 from tests.app.conftest import Running, running
@@ -81,6 +81,53 @@ def test_no_level_differs_by_more_than_it_may(
     found = decoded(decompressed(client, response.content), "npy")
     assert 0 < np.abs(found.astype(int) - in_place(images)).max() <= 3
     problem(compressed(client, images, max_error="128"), 422, "invalid", "less than or equal to 127, got 128")
+
+
+def test_quality_and_target_bytes_are_the_library_s(client: httpx.Client, codec: CodecModel) -> None:
+    images = pictures(GREY, 6)
+    for query, manner in (
+        ({"quality": "30"}, Manner(quality=30)),
+        ({"quality": "30", "effort": "fast"}, Manner("fast", quality=30)),
+        ({"target_bytes": "90"}, Manner(target_bytes=90)),
+    ):
+        response = compressed(client, images, **query)
+        assert response.content == compress(images, codec, manner)
+        assert response.headers["x-compressed-bytes"] == str(len(response.content))
+        found = decoded(decompressed(client, response.content), "npy")
+        expected = decompress(parsed(response.content, lambda _: codec))
+        np.testing.assert_array_equal(found, in_place(expected))
+        [one] = decoded(decompressed(client, response.content, index="4"), "npy")
+        np.testing.assert_array_equal(one, found[4])
+
+
+@pytest.mark.parametrize(
+    ("images", "query", "message"),
+    [
+        (pictures(GREY, 1), {"quality": "0"}, "greater than or equal to 1, got 0"),
+        (pictures(GREY, 1), {"quality": "100"}, "less than or equal to 99, got 100"),
+        (pictures(GREY, 1), {"target_bytes": "0"}, "greater than or equal to 1, got 0"),
+        (pictures(GREY, 1), {"target_bytes": "13"}, "target_bytes is 13; these images need "),
+        (
+            pictures(GREY, 1),
+            {"quality": "50", "max_error": "2"},
+            "max_error = 2 and quality = 50 together; one of them at most",
+        ),
+        (
+            noise(1, 3, 9, 7),
+            {"quality": "50"},
+            "quality = 50 needs images of the model's shape; these are 3×9×7",
+        ),
+        (
+            noise(1, 3, 9, 7),
+            {"target_bytes": "50"},
+            "target_bytes = 50 needs images of the model's shape; these are 3×9×7",
+        ),
+    ],
+)
+def test_a_loss_that_cannot_be_had_is_refused(
+    client: httpx.Client, images: np.ndarray, query: dict[str, str], message: str
+) -> None:
+    problem(compressed(client, images, **query), 422, "invalid", message)
 
 
 @pytest.mark.parametrize(
@@ -216,12 +263,14 @@ def test_the_command_line_reads_what_the_server_wrote(
 def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: CodecModel) -> None:
     engine = CodingEngine({"grey": codec}, threads=2)
     jobs = [pictures(GREY, 1, seed=1), pictures(GREY, 7, seed=2), noise(2, *GREY), pictures(GREY, 1, seed=3)]
-    parts = [chunk_rows(divided(images)) for images in jobs]
-    [streams] = engine.launch(ModelTask("grey", Operation.COMPRESS), parts).result()
-    assert list(streams) == [encoded([images], codec, LOSSLESS)[0] for images in jobs]
-    assert [stream.classical for stream in streams] == [False, False, True, False]
-    [fast] = engine.launch(ModelTask("grey", Operation.COMPRESS_FAST), parts).result()
-    assert list(fast) == [encoded([images], codec, Manner("fast"))[0] for images in jobs]
+    parts = [chunk_rows(divided(images, codec, LOSSLESS)) for images in jobs]
+    for manner in (LOSSLESS, Manner("fast"), Manner(max_error=2), Manner(quality=50)):
+        task = ModelTask("grey", OPERATIONS[manner.effort], manner=manner)
+        [streams] = engine.launch(task, parts).result()
+        alone = [encoded([images], codec, manner)[0] for images in jobs]
+        assert [stream.content for stream in streams] == [stream.content for stream in alone]
+        is_classical = manner.quality is None
+        assert [stream.is_classical for stream in streams] == [False, False, is_classical, False]
     efforts: list[Effort] = ["best", "fast", "best", "fast"]
     payloads = [compress(images, codec, Manner(e)) for images, e in zip(jobs, efforts, strict=True)]
     chunks = [chunk_rows(parsed(payload, lambda _: codec).chunks) for payload in payloads]
@@ -397,6 +446,7 @@ def test_a_codec_that_this_machine_runs_otherwise_stops_the_start(
         "golden.stream: it makes other images here",
         "golden.fast_stream: the golden images make another stream here",
         "golden.fast_stream: it makes other images here",
+        "golden.lossy_stream: the golden images make another stream here",
     ]
     assert server.exit_status() == 1
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import zlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ class Reference:
         return self.tensors[name]
 
     def decode(self, payload: bytes) -> np.ndarray:
-        """Return the images of a payload of kind 1 or 2 without classical chunks."""
+        """Return the images of a payload of kind 1 to 5 without classical chunks."""
         assert payload[:2] == b"\x56\xc6"
-        assert payload[2] in (0x11, 0x12, 0x13, 0x14)
+        assert payload[2] in (0x11, 0x12, 0x13, 0x14, 0x15)
         self.is_fast, self.error = payload[2] in (0x12, 0x14), 0
+        chunk = self.lossy_chunk if payload[2] == 0x15 else self.chunk
         if payload[2] in (0x13, 0x14):
             self.error = payload[3]
         place = 3 if self.error == 0 else 4
@@ -84,7 +86,7 @@ class Reference:
         images = []
         for i, length in enumerate(lengths):
             assert length % 2 == 0
-            part = self.chunk(payload[place : place + length // 2], min(size, count - i * size))
+            part = chunk(payload[place : place + length // 2], min(size, count - i * size))
             assert zlib.crc32(part.tobytes(), zlib.crc32(head)) == int.from_bytes(checks[i], "big")
             images.append(part)
             place += length // 2
@@ -100,7 +102,7 @@ class Reference:
                 [lowest[d] + stream.symbol(starts[first[d] : first[d + 1]]) for d in range(len(lowest))]
                 for _ in range(images)
             ]
-            features = [self.features(k) for k in latents]
+            features = [self.decoded("decoder", k) for k in latents]
         size = 16 if self.is_fast else 4
         channels, height, width = self.config["shape"]
         levels = np.zeros((images, height, width, channels), np.uint8)
@@ -116,6 +118,53 @@ class Reference:
         assert not stream.words
         return levels
 
+    def lossy_chunk(self, data: bytes, images: int) -> np.ndarray:
+        stream = Stream(data)
+        channels, height, width = self.config["shape"]
+        latents = self.config["latent_dim"]
+        first, starts, lowest = self["ladder.first"], self["ladder.starts"], self["ladder.lowest"]
+        levels = np.zeros((images, height, width, channels), np.uint8)
+        near, features, errors = [], {}, {}
+        steps = [16, 12, 8, 6, 4, 3]
+        for n in range(images):
+            rung = stream.symbol([i * 2**16 for i in range(17)])
+            part = (stream.symbol([*(i * 2**13 for i in range(32)), 2**20]) + 1) % 32
+            k, z = [], []
+            for d in range(latents):
+                row = rung if rung < 6 else 2
+                if rung < 5 and d < part * latents // 32:
+                    row += 1
+                i = row * latents + d
+                k.append(lowest[i] + stream.symbol(starts[first[i] : first[i + 1]]))
+                z.append(k[-1] * steps[row])
+            if rung < 6:
+                levels[n] = self.decoded("pictures", z)
+                continue
+            near.append(n)
+            features[n] = self.decoded("decoder", k)
+            ladder = [85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0]
+            errors[n] = [ladder[rung - 6 + (y < part * height // 32)] for y in range(height)]
+        for group in range(0, len(near), 4):
+            for y in range(height):
+                for x in range(width):
+                    for c in range(channels):
+                        for n in near[group : group + 4]:
+                            self.error = errors[n][y]
+                            table = self.level_starts(levels[n], features[n][y][x], y, x, c)
+                            levels[n, y, x, c] = self.mean(self.level(stream, table), table)
+        assert stream.state == 0
+        assert not stream.words
+        return levels
+
+    def mean(self, level: int, f: list[int]) -> int:
+        step = 2 * self.error + 1
+        q = (level + self.error) // step
+        a, b = max(q * step - self.error, 0), min(q * step + self.error + 1, 256)
+        parts = min(b - a, 8)
+        edges = [a + (b - a) * i // parts for i in range(parts + 1)]
+        total = sum((c + e - 1) * (f[e] - f[c]) for c, e in pairwise(edges))
+        return (total + f[b] - f[a]) // (2 * (f[b] - f[a]))
+
     def level(self, stream: Stream, table: list[int]) -> int:
         step = 2 * self.error + 1
         count = (255 + self.error) // step + 1
@@ -123,7 +172,7 @@ class Reference:
         return min(q * step, 255)
 
     def outputs(self, name: str, inputs: list[int]) -> list[int]:
-        weight, bias, shift = (self[f"decoder.{name}.{part}"] for part in ("weight", "bias", "shift"))
+        weight, bias, shift = (self[f"{self.network}.{name}.{part}"] for part in ("weight", "bias", "shift"))
         sums = [sum(a * row[o] for a, row in zip(inputs, weight, strict=True)) for o in range(len(bias))]
         return [total + b for total, b in zip(sums, bias, strict=True)], shift  # type: ignore[return-value]
 
@@ -142,7 +191,8 @@ class Reference:
             for y in range(height)
         ]
 
-    def features(self, k: list[int]) -> Any:
+    def decoded(self, network: str, k: list[int]) -> Any:
+        self.network = network
         _, height, width = self.config["shape"]
         sizes = [(height, width)]
         for _ in self.config["channels"]:
@@ -182,6 +232,8 @@ class Reference:
                     start = (y % 2 * 2 + x % 2) * size
                     row.append([rounded(sums[start + i], shift[start + i]) for i in range(size)])
                 h.append(row)
+        if network == "pictures":
+            return [[[min(max(rounded(t, 4), 0), 255) for t in pixel] for pixel in row] for row in h]
         return [[[act(t, 4) for t in pixel] for pixel in row] for row in h]
 
     def level_starts(self, levels: np.ndarray, features: list[int], y: int, x: int, c: int) -> list[int]:

@@ -70,6 +70,34 @@ def test_levels_may_differ_on_request(grey: CodecModel, capsys: pytest.CaptureFi
     assert "max_error is 128" in fails(capsys, "compress", "in.npy", "--to", "x", "--max-error", "128")
 
 
+def test_lossy_payloads_are_written_on_request(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:
+    images = pictures(SHAPES["grey"], 3)
+    np.save("in.npy", images)
+    assert command.main(["compress", "in.npy", "--to", "packed", "--quality", "40"]) == 0
+    assert Path("packed").read_bytes() == compress(images, grey, Manner(quality=40))
+    assert command.main(["compress", "in.npy", "--to", "packed", "--target-bytes", "60"]) == 0
+    assert Path("packed").read_bytes() == compress(images, grey, Manner(target_bytes=60))
+    assert command.main(["info", "packed"]) == 0
+    assert "lossy: 3 images of 1×8×8, 1 chunk(s)" in capsys.readouterr().out
+    assert command.main(["decompress", "packed", "--to", "out.npy"]) == 0
+    assert np.load("out.npy").shape == images.shape
+    assert "quality is 100, outside 1 … 99" in fails(
+        capsys, "compress", "in.npy", "--to", "x", "--quality", "100"
+    )
+
+
+def test_an_archive_fits_the_bytes_that_it_may_have(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = images_in(Path("in"))
+    arguments = ["compress", "in", "--to", "archive", "--target-bytes"]
+    assert "target_bytes needs images of one shape, these are of 2" in fails(capsys, *arguments, "300")
+    (folder / "b" / "alpha.webp").unlink()
+    assert command.main([*arguments, "200"]) == 0
+    assert 0.9 * 200 < Path("archive").stat().st_size <= 200
+    assert command.main(["decompress", "archive", "--to", "out"]) == 0
+    assert len(list(Path("out").glob("*.png"))) == 7
+    assert "target_bytes is 20; the names take " in fails(capsys, *arguments, "20")
+
+
 def test_a_payload_becomes_png_files(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:
     images = pictures(SHAPES["grey"], 3)
     Path("payload").write_bytes(compress(images, grey))

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from codec.chunk import coarsened
-from codec.encoding import Manner, compress
+from codec.encoding import Manner, Stream, assembled, compress
+from codec.ladder import PARTS, RUNGS, Modes
+from codec.lossy import encode_lossy_chunk
 from codec.model import FILE, CodecModel
+from codec.payload import decompress, parsed
 from tests.codec.reference import Reference
 from tests.codecs import SHAPES, pictures
 
@@ -34,3 +37,17 @@ def test_a_decoder_written_from_the_specification_reads_payloads(
     payload = compress(images, grey if kind == "grey" else rgb, manner)
     found = Reference(codecs_folder / f"{kind}-{FILE}").decode(payload)
     np.testing.assert_array_equal(found, coarsened(images, manner.max_error))
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgb"])
+def test_a_decoder_written_from_the_specification_reads_every_rung_of_the_ladder(
+    kind: str, grey: CodecModel, rgb: CodecModel, codecs_folder: Path
+) -> None:
+    model = grey if kind == "grey" else rgb
+    rungs = np.arange(RUNGS)
+    images = pictures(SHAPES[kind], RUNGS, seed=3)
+    stream, levels = encode_lossy_chunk(model, images, Modes(rungs, 7 * rungs % PARTS))
+    payload = assembled([Stream(stream, False, levels)], model, Manner(quality=50))
+    reference = Reference(codecs_folder / f"{kind}-{FILE}")
+    np.testing.assert_array_equal(reference.decode(payload), levels)
+    np.testing.assert_array_equal(decompress(parsed(payload, {model.prefix: model}.get)), levels)

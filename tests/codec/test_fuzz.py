@@ -58,6 +58,7 @@ def valid(codec: CodecModel) -> list[bytes]:
     images = pictures(shape, 3)
     noise = np.random.default_rng(0).integers(0, 256, (2, channels, height + 3, width), np.uint8)
     manners = [Manner("best"), Manner("fast"), Manner("best", 2), Manner("fast", 5)]
+    manners += [Manner(quality=quality) for quality in (10, 40, 90)]
     mixed = [*images.transpose(0, 2, 3, 1), *noise.transpose(0, 2, 3, 1)]
     return [
         *(compress(images[:count], codec, manner) for manner in manners for count in (1, 3)),
@@ -111,7 +112,7 @@ def test_random_streams_are_decoded_to_an_error(codec: CodecModel) -> None:
     @settings(deadline=None)
     @given(
         stream=st.binary(min_size=4, max_size=300),
-        near=st.sampled_from([b"\x11", b"\x12", b"\x13\x01", b"\x13\x7f", b"\x14\x05"]),
+        near=st.sampled_from([b"\x11", b"\x12", b"\x13\x01", b"\x13\x7f", b"\x14\x05", b"\x15"]),
         count=st.integers(1, 5),
     )
     def check(stream: bytes, near: bytes, count: int) -> None:

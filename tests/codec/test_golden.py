@@ -11,7 +11,9 @@ import torch
 from safetensors.numpy import load_file
 
 from codec.chunk import verified
-from codec.encoding import KINDS, Effort, Manner, compress
+from codec.encoding import Manner, compress
+from codec.ladder import RUNGS_OF_LATENTS
+from codec.lossy import at_quality, rung_costs
 from codec.model import FILE, CodecModel
 from codec.payload import decompress, parsed
 from models.bundle import SHIPPED
@@ -22,6 +24,12 @@ PIXELS = {
     "fashion-mnist": "c19af3e166819aa4c875c4dceaf0244ee33a9cc43a268bf74250a562496903a0",
     "mnist": "9424743f810dfce42e848da9da58136bb1ab7c0fad7b6d386d9ff257f1e46c2d",
 }
+# The same of what comes back of quality 30.
+LOSSY_PIXELS = {
+    "fashion-mnist": "",
+    "mnist": "",
+}
+MANNERS = {"best": Manner("best"), "fast": Manner("fast"), "lossy": Manner(quality=30)}
 CODECS = [path.parent.name for path in sorted(SHIPPED.glob(f"*/{FILE}"))]
 
 
@@ -36,27 +44,46 @@ def images_of(id: str) -> np.ndarray:
 
 def test_every_shipped_codec_has_a_golden_payload() -> None:
     assert list(PIXELS) == CODECS
-    expected = [f"{id}.{effort}.vae" for id in CODECS for effort in sorted(KINDS)]
+    assert list(LOSSY_PIXELS) == CODECS
+    expected = [f"{id}.{name}.vae" for id in CODECS for name in sorted(MANNERS)]
     assert [path.name for path in sorted(GOLDEN.glob("*.vae"))] == expected
 
 
-@pytest.mark.parametrize("effort", KINDS)
-def test_a_golden_payload_gives_its_pixels(codec: tuple[str, CodecModel], effort: Effort) -> None:
+@pytest.mark.parametrize("name", MANNERS)
+def test_a_golden_payload_gives_its_pixels(codec: tuple[str, CodecModel], name: str) -> None:
     id, model = codec
-    payload = (GOLDEN / f"{id}.{effort}.vae").read_bytes()
+    payload = (GOLDEN / f"{id}.{name}.vae").read_bytes()
     images = decompress(parsed(payload, {model.prefix: model}.get))
-    assert hashlib.sha256(images.tobytes()).hexdigest() == PIXELS[id]
-    np.testing.assert_array_equal(images, images_of(id))
+    expected = LOSSY_PIXELS if name == "lossy" else PIXELS
+    assert hashlib.sha256(images.tobytes()).hexdigest() == expected[id]
+    if name != "lossy":
+        np.testing.assert_array_equal(images, images_of(id))
 
 
-@pytest.mark.parametrize("effort", KINDS)
+@pytest.mark.parametrize("name", MANNERS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_bytes_are_made_here(codec: tuple[str, CodecModel], threads: int, effort: Effort) -> None:
+def test_the_same_bytes_are_made_here(codec: tuple[str, CodecModel], threads: int, name: str) -> None:
     id, model = codec
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        payload = (GOLDEN / f"{id}.{effort}.vae").read_bytes()
-        assert compress(images_of(id), model, Manner(effort)) == payload
+        payload = (GOLDEN / f"{id}.{name}.vae").read_bytes()
+        assert compress(images_of(id), model, MANNERS[name]) == payload
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_bytes_are_kept_to_and_made_use_of(codec: tuple[str, CodecModel], count: int) -> None:
+    id, model = codec
+    images = images_of(id)[:count]
+    lossless = len(compress(images, model))
+    for target in np.linspace(12 + 8 * count, 0.95 * lossless, 8).astype(int):
+        found = len(compress(images, model, Manner(target_bytes=int(target))))
+        assert min(0.98 * target, target - 1) <= found <= target
+
+
+def test_the_lossy_golden_payload_has_rungs_of_both_sorts(codec: tuple[str, CodecModel]) -> None:
+    id, model = codec
+    rungs = at_quality(rung_costs(model, images_of(id)), 30).rungs
+    assert rungs.min() < RUNGS_OF_LATENTS <= rungs.max()

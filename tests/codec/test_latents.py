@@ -61,8 +61,8 @@ def changed(field: str, entry: int, value: int) -> LatentTables:
     ],
 )
 def test_tables_that_are_none_are_named(field: str, entry: int, value: int, fault: str) -> None:
-    assert fault in latent_faults(changed(field, entry, value))
+    assert fault in latent_faults("latents", changed(field, entry, value))
 
 
 def test_fitted_tables_have_no_fault() -> None:
-    assert latent_faults(TABLES) == []
+    assert latent_faults("latents", TABLES) == []

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codec import encoding
 from codec import payload as payloads
 from codec.chunk import (
     Coded,
@@ -223,13 +224,13 @@ def test_pictures_that_are_the_same_cost_no_more_than_classically(grey: CodecMod
 def test_no_images_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PayloadError, match="0 images of 1×4×4: 0 levels, outside 1 … 268435456"):
         compress(noise(0, 1, 4, 4), None)
-    monkeypatch.setattr(payloads, "MAX_LEVELS", 31)
+    monkeypatch.setattr(encoding, "MAX_LEVELS", 31)
     with pytest.raises(PayloadError, match="2 images of 1×4×4: 32 levels, outside 1 … 31"):
         compress(noise(2, 1, 4, 4), None)
 
 
 @settings(deadline=None, max_examples=200)
-@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1, 2, 3, 4]))
+@given(data=st.binary(max_size=64), kind=st.sampled_from([0, 1, 2, 3, 4, 5]))
 def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> None:
     prefix = grey.prefix if kind else b""
     with pytest.raises(PayloadError):
@@ -242,7 +243,7 @@ def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> 
         (b"", "ends after 0 bytes, at least 2 expected"),
         (b"PK\x03\x04", "not a payload: it does not begin with 56 c6"),
         (b"V\xc6\x21", "version 2 is not known here, only version 1"),
-        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 4"),
+        (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 5"),
         (b"V\xc6\x13\x00abcd", "the largest error is 0, outside 1 … 127"),
         (b"V\xc6\x14\x80abcd", "the largest error is 128, outside 1 … 127"),
         (b"V\xc6\x10\x02\x01\x01\x01", "shape 2×1×1 is outside 1, 3 or 4 channels, sides of 1 … 8192"),
