@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.compression.contenders import contenders
+from benchmarks.compression.contenders import Images, contenders
 from benchmarks.compression.measurement import Measured, measured
 from benchmarks.compression.report import table, write_report
 from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
@@ -53,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(bundle: str, rounds: int, images: int | None, only: str) -> list[Measured]:
     """Measure a bundle's codec and its peers on the first images of its test set."""
     codec = verified(SHIPPED / bundle / FILE)
-    test = load_dataset(read_config(CONFIGS / f"{bundle}.toml").data).test[:images]
+    test = test_images(bundle, images)
     chosen = [contender for contender in contenders(codec) if contender.name.startswith(only)]
     return [measured(contender, test, rounds) for contender in chosen]
+
+
+def test_images(bundle: str, count: int | None) -> Images:
+    """Return the first images of a bundle's test set."""
+    return load_dataset(read_config(CONFIGS / f"{bundle}.toml").data).test[:count]
 
 
 if __name__ == "__main__":

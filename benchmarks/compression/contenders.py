@@ -39,14 +39,14 @@ def contenders(codec: CodecModel) -> Iterator[Contender]:
     """Yield our codec in each effort, then the peers at their smallest; one thread each."""
     for effort in KINDS:
         yield _ours(codec, effort)
-    yield _image_format("JPEG XL, effort 9", _jpeg_xl, imagecodecs.jpegxl_decode)
-    yield _image_format(
-        "WebP, method 6", partial(_pillow, format="WEBP", lossless=True, method=6, quality=100), _read
+    yield image_format("JPEG XL, effort 9", _jpeg_xl, imagecodecs.jpegxl_decode)
+    yield image_format(
+        "WebP, method 6", partial(pillow, format="WEBP", lossless=True, method=6, quality=100), read
     )
-    yield _image_format("JPEG-LS", imagecodecs.jpegls_encode, imagecodecs.jpegls_decode)
-    yield _image_format("JPEG 2000", _jpeg_2000, imagecodecs.jpeg2k_decode)
-    yield _image_format("AVIF, speed 0", _avif, imagecodecs.avif_decode)
-    yield _image_format("PNG, optimised", partial(_pillow, format="PNG", optimize=True), _read)
+    yield image_format("JPEG-LS", imagecodecs.jpegls_encode, imagecodecs.jpegls_decode)
+    yield image_format("JPEG 2000", _jpeg_2000, imagecodecs.jpeg2k_decode)
+    yield image_format("AVIF, speed 0", _avif, imagecodecs.avif_decode)
+    yield image_format("PNG, optimised", partial(pillow, format="PNG", optimize=True), read)
     yield _general(
         "brotli 11", partial(imagecodecs.brotli_encode, level=11, lgwin=24), imagecodecs.brotli_decode
     )
@@ -63,9 +63,11 @@ def _ours(codec: CodecModel, effort: Effort) -> Contender:
     return Contender(f"vaeserve, {effort}", lambda images: compress(images, codec, Manner(effort)), unpack)
 
 
-def _image_format(
+def image_format(
     name: str, encode: Callable[[Sheet], Data], decode: Callable[[bytes], np.ndarray]
 ) -> Contender:
+    """Return a contender that makes a picture of a sheet of images."""
+
     def unpack(data: bytes, shape: Shape) -> Images:
         return cells(np.asarray(decode(data)), shape)
 
@@ -113,12 +115,14 @@ def _avif(picture: Sheet) -> Data:
     return imagecodecs.avif_encode(picture, level=100, speed=0, numthreads=1)
 
 
-def _pillow(picture: Sheet, **options: object) -> bytes:
+def pillow(picture: Sheet, **options: object) -> bytes:
+    """Return a picture as Pillow writes it."""
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def _read(data: bytes) -> np.ndarray:
+def read(data: bytes) -> np.ndarray:
+    """Return a picture as Pillow reads it."""
     with Image.open(BytesIO(data)) as image:
         return np.asarray(image)
