@@ -30,7 +30,7 @@ from codec.ladder import (
     within_tables,
 )
 from codec.model import CodecModel
-from codec.networks import Latents, Levels
+from codec.networks import Features, Latents, Levels
 from codec.rans import COSTS_A_BIT, StreamError
 
 BEST_QUALITY = 99
@@ -102,10 +102,10 @@ def in_parts(
         coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part])))
         return int(coded.costs[0]), _squared_errors(coded.levels, first)[0]
 
-    best = int(costs.errors[0, rungs[0]])
-    for rung in range(costs.costs.shape[1]):
-        dearer = room + 1 if rung == RUNGS - 1 else costs.costs[0, min(rung + 1, costs.costs.shape[1] - 1)]
-        if rung == RUNGS_OF_LATENTS - 1 or not costs.costs[0, rung] <= room < dearer:
+    best, highest = int(costs.errors[0, rungs[0]]), costs.costs.shape[1] - 1
+    for rung in range(highest + 1):
+        next_cost = costs.costs[0, rung + 1] if rung < highest else room + 1
+        if rung == RUNGS_OF_LATENTS - 1 or not costs.costs[0, rung] <= room < next_cost:
             continue
         low, high = 0, PARTS - 1
         while low < high:
@@ -135,9 +135,12 @@ def rung_costs(model: CodecModel, levels: Levels, rungs: int = RUNGS) -> Costs:
     """Try each of the first rungs on images."""
     finer = model.encoder.latents(levels, FINER_BITS)
     errors, costs = (np.empty((len(levels), rungs), np.int64) for _ in range(2))
+    features = None
     for rung in range(rungs):
         modes = whole_modes(np.full(len(levels), rung))
-        coded = _coded(model, levels, finer, modes)
+        if rung == RUNGS_OF_LATENTS:  # from here on latents are the same, and what is made of them
+            features = model.decoder.features(_latents(model, finer, modes).k)
+        coded = _coded(model, levels, finer, modes, features)
         errors[:, rung] = _squared_errors(coded.levels, levels)
         costs[:, rung] = coded.costs
     return Costs(errors, costs)
@@ -183,37 +186,52 @@ class _Coded(NamedTuple):
     levels: Levels
 
 
-def _coded(model: CodecModel, levels: Levels, finer: Latents, modes: Modes) -> _Coded:
-    near = modes.rungs >= RUNGS_OF_LATENTS
+class _Latents(NamedTuple):
+    """Latents on their rungs."""
+
+    k: Latents
+    z: Latents  # in the finest steps
+    starts: Int64[np.ndarray, "image latent"]
+    frequencies: Int64[np.ndarray, "image latent"]
+
+
+def _latents(model: CodecModel, finer: Latents, modes: Modes) -> _Latents:
     numbers = step_numbers(modes, finer.shape[1])
     steps = np.array(STEPS)[numbers]
     k, entries = within_tables(quantised(finer, steps), numbers, model.ladder)
-    heads = [slots_of_rungs(modes), slots_of_parts(modes)]
-    starts = np.concatenate([*(start for start, _ in heads), model.ladder.starts[entries]], axis=1)
-    ends = model.ladder.starts[entries + 1]
-    frequencies = np.concatenate(
-        [*(frequency for _, frequency in heads), ends - model.ladder.starts[entries]], axis=1
-    ).astype(np.int64)
+    starts = model.ladder.starts[entries].astype(np.int64)
+    return _Latents(k, (k * steps).astype(np.int8), starts, model.ladder.starts[entries + 1] - starts)
+
+
+def _coded(
+    model: CodecModel, levels: Levels, finer: Latents, modes: Modes, features: Features | None = None
+) -> _Coded:
+    """Code images; `features` are those of images on rungs of levels, where they are known."""
+    near = modes.rungs >= RUNGS_OF_LATENTS
+    latents = _latents(model, finer, modes)
+    slots = (slots_of_rungs(modes), slots_of_parts(modes), (latents.starts, latents.frequencies))
+    starts, frequencies = (np.concatenate(parts, axis=1) for parts in zip(*slots, strict=True))
     costs = _costs(frequencies)
     back = np.empty_like(levels)
     if not near.all():
-        back[~near] = model.pictures.levels((k[~near] * steps[~near]).astype(np.int8))
-    parts = [(starts.ravel().astype(np.int64), frequencies.ravel())]
+        back[~near] = model.pictures.levels(latents.z[~near])
+    parts = [(starts.ravel(), frequencies.ravel())]
     if near.any():
         in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
-        features = model.decoder.features(k[near])
+        if features is None:
+            features = model.decoder.features(latents.k[near])
         errors = row_errors(Modes(modes.rungs[near], modes.parts[near]), levels.shape[2])
         coding = (False, 0, np.zeros(0, np.uint16), 0)
-        *slots, near_costs, _, _ = code_near(
+        first, count, near_costs, _, _ = code_near(
             *coding, in_place, errors, features, model.context, model.tables, model.each
         )
-        parts.append((slots[0], slots[1]))
+        parts.append((first, count))
         costs[near] += near_costs
         back[near] = in_place.transpose(0, 3, 1, 2)
-    first, count = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    starts, frequencies = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if len(levels) == 1:  # a stream's last symbols cost less than their share; here it is known how much
-        costs[0] = len(rans.encode(first, count)) * 8 * COSTS_A_BIT
-    return _Coded(first, count, costs, back)
+        costs[0] = len(rans.encode(starts, frequencies)) * 8 * COSTS_A_BIT
+    return _Coded(starts, frequencies, costs, back)
 
 
 @njit(cache=True, nogil=True)
