@@ -64,8 +64,9 @@ class Coder:
         self._codecs, self._metrics = codecs, metrics
         self._ids = {codec.prefix: name for name, codec in codecs.items()}
         largest = max((math.prod(codec.config.shape) for codec in codecs.values()), default=1)
+        self._engine = CodingEngine(codecs, threads)
         self._batcher = Batcher(
-            CodingEngine(codecs, threads),
+            self._engine,
             metrics.of_queue("codec"),
             max_batch=max(1, threads * CHUNK_LEVELS // largest),  # a chunk or so for each thread
             max_queued_images=settings.max_queued_images,
@@ -115,10 +116,12 @@ class Coder:
         Raises PayloadError for what `codec.encoding.compress` cannot do, Problem as the batcher does.
         """
         model, operation = model_for(images.shape[1:], self._codecs.get(id)), OPERATIONS[manner.effort]
-        if model is None or manner.target_bytes is not None:  # then the chunks depend on each other
-            done = await self._workers.run(partial(compress, images, model, manner), images.nbytes, deadline)
-            self._measure(done, operation, len(images))
+        if model is None or manner.target_bytes is not None:  # whose chunks depend on each other
+            each = map if model is None else self._engine.each
+            making = partial(compress, images, self._codecs.get(id), manner, each)
+            done = await self._workers.run(making, images.nbytes, deadline)
             named = id if is_learned(done.found) else None
+            self._measure(done, operation, len(images), named)
             return Result(done.found, named, done.queue_seconds, done.compute_seconds)
         parts = divided(images, model, manner)
         task = ModelTask(id, operation, manner=manner)
@@ -137,7 +140,7 @@ class Coder:
             whole = partial(decompress, header)
             function = whole if index is None else partial(decompress_one, header, index)
             done = await self._workers.run(function, size_bytes, deadline)
-            self._measure(done, Operation.DECOMPRESS, len(done.found))
+            self._measure(done, Operation.DECOMPRESS, len(done.found), None)
             images = await _soon(partial(in_place, done.found), size_bytes)
             return Result(images, None, done.queue_seconds, done.compute_seconds)
         chunks, place = header.chunks, slice(None)
@@ -151,9 +154,9 @@ class Coder:
         images = await _soon(lambda: in_place(joined(parts)[place]), size_bytes)
         return Result(images, id, answer.queue_seconds, answer.compute_seconds)
 
-    def _measure(self, done: Done[T], operation: Operation, images: int) -> None:
-        """Count images that were coded without a model."""
-        self._metrics.images.labels("", operation).inc(images)
+    def _measure(self, done: Done[T], operation: Operation, images: int, model: str | None) -> None:
+        """Count images that were coded in a thread of their own."""
+        self._metrics.images.labels(model or "", operation).inc(images)
         self._metrics.queue_seconds.labels("classical").observe(done.queue_seconds)
         self._metrics.compute_seconds.labels("classical").observe(done.compute_seconds)
 

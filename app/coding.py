@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from codec.model import CodecModel
 from codec.payload import decoded
 from codec.workers import workers
 
+T = TypeVar("T")
 OPERATIONS: dict[Effort, Operation] = {"best": Operation.COMPRESS, "fast": Operation.COMPRESS_FAST}
 
 
@@ -47,6 +48,10 @@ class CodingEngine:
         chunks = np.concatenate(parts)
         pieces = np.array_split(chunks, min(self._threads, len(chunks)))
         return Running(tuple(self._workers.submit(self._coded, task, list(piece)) for piece in pieces))
+
+    def each(self, function: Callable[[Any], T], items: Iterable[Any]) -> Iterable[T]:
+        """Return a function of each item, computed in the threads that code batches."""
+        return self._workers.map(function, items)
 
     def is_lost(self) -> bool:
         """Return False: a CPU fails a batch, never for good."""

@@ -12,13 +12,12 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import TypeAdapter, ValidationError
 
-from codec.encoding import LOSSLESS, Manner, compress
+from codec.encoding import LOSSLESS, Manner, MannerError, compress
 from codec.model import CodecModel
 from codec.payload import (
     ARCHIVE,
     MAGIC,
     MAX_LEVELS,
-    MAX_VARINT_BYTES,
     VERSION,
     Each,
     Header,
@@ -78,17 +77,24 @@ def pack(
     except UnicodeEncodeError as error:
         raise PayloadError(f"a file's name is not text: {error.object!r}") from error
     if manner.target_bytes is not None:
-        if len(groups) > 1:
-            raise PayloadError(f"target_bytes needs images of one shape, these are of {len(alike)}")
-        others = len(_archive([b""], index)) + MAX_VARINT_BYTES
-        if manner.target_bytes <= others:
-            raise PayloadError(f"target_bytes is {manner.target_bytes}; the names take {others}")
-        manner = manner._replace(target_bytes=manner.target_bytes - others)
+        manner = manner._replace(target_bytes=_target_of_payload(manner.target_bytes, len(groups), index))
     payloads = [
         compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, manner, each)
         for group in groups
     ]
     return _archive(payloads, index)
+
+
+def _target_of_payload(target_bytes: int, payloads: int, index: bytes) -> int:
+    """Return how many of an archive's bytes its one payload may have."""
+    if payloads > 1:
+        message = f"target_bytes needs images of one shape, and {MAX_LEVELS} levels at most"
+        raise MannerError(message, target_bytes, MAX_LEVELS)
+    others = len(_archive([b""], index)) - 1 + len(varint(target_bytes))
+    if target_bytes <= others:
+        message = f"target_bytes is {target_bytes}; the archive's names take {others}"
+        raise MannerError(message, target_bytes, others)
+    return target_bytes - others
 
 
 def _archive(payloads: Sequence[bytes], index: bytes) -> bytes:

@@ -153,9 +153,9 @@ def with_golden(model: CodecModel, levels: Levels) -> CodecModel:
 
 
 def _golden_modes(levels: Levels) -> Modes:
-    """Return every other rung, each other one of them in parts."""
+    """Return every other rung, from the highest, each other one of them in parts."""
     images = np.arange(len(levels))
-    return Modes(2 * images % RUNGS, np.where(images % 2, 0, 11))
+    return Modes(RUNGS - 1 - 2 * images % RUNGS, np.where(images % 2, 0, 11))
 
 
 def _encode_golden_modes(model: CodecModel, levels: Levels) -> bytes:

@@ -78,14 +78,18 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
         "middle": (net.middle_weight, LARGEST_HIDDEN),
         "last": (net.last_weight, LARGEST_HIDDEN),
     }
+    reached = {}
     for layer, (weight, largest) in layers.items():
         bias, shift = getattr(net, f"{layer}_bias"), getattr(net, f"{layer}_shift")
         if not ((shift >= 0) & (shift <= LARGEST_SHIFT)).all():
             faults.append(f"{part}.{layer}_shift: one is outside 0 … {LARGEST_SHIFT}")
         sums = np.abs(weight.astype(np.int64)).sum(axis=-1) * largest + np.abs(bias.astype(np.int64))
-        reached = int(sums.max(initial=0)) + (1 << LARGEST_SHIFT)
-        if reached >= 2**31:
-            faults.append(f"{part}.{layer}_weight: a sum may reach {reached}, above 2^31")
+        reached[layer] = int(sums.max(initial=0)) + (1 << LARGEST_SHIFT)
+        if reached[layer] >= 2**31:
+            faults.append(f"{part}.{layer}_weight: a sum may reach {reached[layer]}, above 2^31")
+    moved = reached["first"] + reached["last"]  # a location by its prediction
+    if not faults and moved >= 2**31:
+        faults.append(f"{part}: a location may reach {moved}, above 2^31")
     return faults
 
 
@@ -303,8 +307,8 @@ def code_near(
     """Code images (N,H,W,C) whose rows have an error each (N,H); `levels` become what comes back.
 
     Levels that an error makes one come back as their mean, here and in the contexts of those that follow.
-    Returns every level's first slot and number of slots, what each image costs, and, decoding, the state and
-    the words after the images.
+    Returns every level's first slot and number of slots, and what each image costs; decoding, nothing of
+    these, but the state and the words after the images.
     """
     images, height, width, channels = levels.shape
     margin = margin_of(net.offsets)
@@ -317,7 +321,8 @@ def code_near(
     weights, locations, steepnesses = workplace(LANES, each)
     logistic = tables.logistic
     pixels = np.zeros((LANES, channels), np.uint8)
-    starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
+    symbols = 0 if decoding else levels.size
+    starts, frequencies = np.empty(symbols, np.int64), np.empty(symbols, np.int64)
     costs = np.zeros(images, np.int64)
     symbol = 0
     for first in range(0, images, LANES):
@@ -348,9 +353,10 @@ def code_near(
                         )
                         if decoding:
                             state, count = pop(state, start, end - start, words, count)
-                        starts[symbol], frequencies[symbol] = start, end - start
-                        symbol += 1
-                        costs[first + n] += cost(end - start)
+                        else:
+                            starts[symbol], frequencies[symbol] = start, end - start
+                            symbol += 1
+                            costs[first + n] += cost(end - start)
                         pixels[n, c] = level
                         levels[first + n, y, x, c] = level
                         flat[place + n * (height + margin) * row + c] = level - CENTRE

@@ -62,7 +62,7 @@ class Manner(NamedTuple):
     target_bytes: int | None = None  # of the payload
 
     @property
-    def is_lossy(self) -> bool:
+    def takes_a_rung(self) -> bool:
         """Whether each image takes a rung of the ladder."""
         return self.quality is not None or self.target_bytes is not None
 
@@ -83,16 +83,24 @@ def is_learned(payload: bytes) -> bool:
     return payload[len(MAGIC)] % 16 != Kind.CLASSICAL
 
 
+class MannerError(PayloadError):
+    """A manner in which the images cannot be coded: what was asked for, and what can be had."""
+
+    def __init__(self, message: str, value: object, limit: object) -> None:
+        super().__init__(message)
+        self.value, self.limit = value, limit
+
+
 def compress(images: Images, model: CodecModel | None, manner: Manner = LOSSLESS, each: Each = map) -> bytes:
     """Return a payload: with the model where the images have its shape, without one otherwise.
 
-    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, no or too many images, a manner
-    out of range, a lossy one for images of another shape, and a target that is too small.
+    Raises PayloadError for other than 1, 3 or 4 channels, sides over 8192, no or too many images;
+    MannerError for a manner out of range, a lossy one for images of another shape, a target too small.
 
     Chunks are coded by `each`: map, or an executor's, for several at a time.
     """
-    model = model_for(images.shape[1:], model)
     parts = divided(images, model, manner)
+    model = model_for(images.shape[1:], model)
     if manner.target_bytes is not None:
         assert model is not None
         return _compress_to_size(parts, model, manner, manner.target_bytes, each)
@@ -116,17 +124,21 @@ def divided(images: Images, model: CodecModel | None, manner: Manner) -> list[Im
 
 
 def _check_manner(manner: Manner, model: CodecModel | None, shape: Shape) -> None:
-    if not 0 <= manner.max_error <= LARGEST_ERROR:
-        raise PayloadError(f"max_error is {manner.max_error}, outside 0 … {LARGEST_ERROR}")
-    if manner.quality is not None and not 1 <= manner.quality <= BEST_QUALITY:
-        raise PayloadError(f"quality is {manner.quality}, outside 1 … {BEST_QUALITY}")
-    wanted = {"max_error": manner.max_error or None, "quality": manner.quality}
-    wanted |= {"target_bytes": manner.target_bytes}
+    error, quality = manner.max_error, manner.quality
+    if not 0 <= error <= LARGEST_ERROR:
+        raise MannerError(f"max_error is {error}, outside 0 … {LARGEST_ERROR}", error, LARGEST_ERROR)
+    if quality is not None and not 1 <= quality <= BEST_QUALITY:
+        raise MannerError(f"quality is {quality}, outside 1 … {BEST_QUALITY}", quality, BEST_QUALITY)
+    wanted = {"max_error": error or None, "quality": quality, "target_bytes": manner.target_bytes}
     given = [f"{name} = {value}" for name, value in wanted.items() if value is not None]
     if len(given) > 1:
-        raise PayloadError(f"{' and '.join(given)} together; one of them at most")
-    if manner.is_lossy and model is None:
-        raise PayloadError(f"{given[0]} needs images of the model's shape; these are {times(shape)}")
+        raise MannerError(f"{' and '.join(given)} together; one of them at most", given, given[:1])
+    if manner.takes_a_rung and model is None:
+        raise MannerError(f"{given[0]} needs a model with a codec, and there is none", given[0], None)
+    if manner.takes_a_rung and model is not None and model.config.shape != shape:
+        expected, found = times(model.config.shape), times(shape)
+        message = f"{given[0]} needs images of the model's shape {expected}, these are {found}"
+        raise MannerError(message, found, expected)
 
 
 def encoded(parts: Sequence[Images], model: CodecModel | None, manner: Manner) -> list[Stream]:
@@ -169,13 +181,20 @@ def _encoded_at_quality(images: Images, model: CodecModel, quality: int, effort:
 
 def _encoded_in_modes(images: Images, model: CodecModel, modes: Modes) -> Stream:
     content, levels = encode_lossy_chunk(model, images, modes)
+    classical = encode_classical(images)  # which may be shorter still, of drawings and the like
+    if len(classical) < len(content):
+        return Stream(classical, True, images)
     return Stream(content, False, levels)
 
 
 def _compress_to_size(
     parts: Sequence[Images], model: CodecModel, manner: Manner, target_bytes: int, each: Each
 ) -> bytes:
-    """Return a payload of as many bytes at most, with the least error; without loss where that fits."""
+    """Return a payload of as many bytes at most, with little error; without loss where that fits."""
+    other_bytes = len(assembled([Stream(b"", False, part) for part in parts], model, manner))
+    if target_bytes <= other_bytes:
+        message = f"target_bytes is {target_bytes}; what is not the images takes {other_bytes}"
+        raise MannerError(message, target_bytes, other_bytes)
     lossless = list(each(lambda part: encoded([part], model, Manner(manner.effort))[0], parts))
     payload = assembled(lossless, model, Manner(manner.effort))
     if len(payload) <= target_bytes:
@@ -183,7 +202,6 @@ def _compress_to_size(
     tried = list(each(lambda part: rung_costs(model, part, RUNGS_TRIED[manner.effort]), parts))
     costs = Costs(*(np.concatenate(arrays) for arrays in zip(*tried, strict=True)))
     ends = np.cumsum([len(part) for part in parts])[:-1]
-    other_bytes = len(assembled([Stream(b"", False, part) for part in parts], model, manner))
     while True:
         most = (target_bytes - other_bytes) * COSTS_A_BYTE
         least = least_cost(costs)
@@ -195,7 +213,8 @@ def _compress_to_size(
         if len(payload) <= target_bytes:
             return payload
         if most <= least:
-            raise PayloadError(f"target_bytes is {target_bytes}; these images need {len(payload)} at least")
+            message = f"target_bytes is {target_bytes}; these images need {len(payload)} at least"
+            raise MannerError(message, target_bytes, len(payload))
         other_bytes += len(payload) - target_bytes  # streams end with whole bytes, and lengths take some
 
 
@@ -221,7 +240,7 @@ def _head(manner: Manner, model: CodecModel | None, shape: Shape, count: int) ->
     if model is None:
         start = bytes([16 * VERSION + Kind.CLASSICAL, shape[0]])
         return start + varint(shape[1]) + varint(shape[2]) + varint(count)
-    if manner.is_lossy:
+    if manner.takes_a_rung:
         start = bytes([16 * VERSION + Kind.LOSSY])
     elif manner.max_error == 0:
         start = bytes([16 * VERSION + KINDS[manner.effort]])

@@ -1,7 +1,7 @@
 """The ladder of lossy coding: where an image stands on it, and its latents there.
 
     rungs 0 … 5    latents alone, in ever shorter steps
-    rungs 6 … 15   latents, then each level to within an ever smaller error
+    rungs 6 … 15   latents, then each level's bin of 2·error + 1 levels, ever smaller
 
 An image may be on two rungs: the first `part` of PARTS of its latents or rows are one rung further up.
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int8, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from numba import njit
 
 from codec.latents import LatentTables, fit_latent_tables, latent_faults, pop_latent
-from codec.networks import LARGEST_LATENT, Latents
+from codec.networks import FINER_BITS, LARGEST_FINER, LARGEST_LATENT, FinerLatents
 from codec.rans import TOTAL, pop
 
-FINER_BITS = 3
 STEPS = (16, 12, 8, 6, 4, 3)  # of the rungs of latents, in 2^−FINER_BITS of the codec's
 ERRORS = (85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0)  # of the rungs of levels; the last one is none of its own
 RUNGS_OF_LATENTS = len(STEPS)
@@ -26,7 +25,7 @@ RUNGS = RUNGS_OF_LATENTS + len(ERRORS) - 1
 PARTS = 32
 _SLOTS_A_RUNG = TOTAL // RUNGS
 _PART_BITS = 13  # of the slots of every part but 0
-_WHOLE = PARTS - 1 << _PART_BITS  # the first slot of part 0: no other image leaves the coder's state empty
+_WHOLE = PARTS - 1 << _PART_BITS  # the first slot of part 0: were it 0, whole images might cost nothing
 _NEAR_STEPS = STEPS.index(1 << FINER_BITS)  # the latents of a level's features are those of this rung
 
 
@@ -42,27 +41,31 @@ def whole_modes(rungs: Int64[np.ndarray, " image"]) -> Modes:
     return Modes(rungs, np.zeros_like(rungs))
 
 
-def fit_ladder(finer: Latents) -> LatentTables:
+def fit_ladder(finer: FinerLatents) -> LatentTables:
     """Count the values of each dimension's latents on each rung of latents, rung after rung."""
     every = [quantised(finer, np.full(finer.shape, step)) for step in STEPS]
     return fit_latent_tables(np.concatenate(every, axis=1))
 
 
 def ladder_faults(tables: LatentTables) -> list[str]:
-    """Return why tables cannot be used: those of latents, or z that leave their eight bits."""
-    if faults := latent_faults("ladder", tables):
+    """Return why tables cannot be used: those of latents, or latents out of range in their steps."""
+    if faults := latent_faults("ladder", tables, LARGEST_FINER):
         return faults
-    steps = np.repeat(STEPS, len(tables.lowest) // RUNGS_OF_LATENTS)
+    every, latents = np.array(STEPS), len(tables.lowest) // RUNGS_OF_LATENTS
     highest = tables.lowest + np.diff(tables.first) - 2
-    if (np.maximum(np.abs(tables.lowest), np.abs(highest)) * steps > LARGEST_LATENT).any():
-        return [f"ladder.lowest: a latent in its steps is outside ±{LARGEST_LATENT}"]
-    return []
+    largest = np.maximum(np.abs(tables.lowest), np.abs(highest)).reshape(-1, latents)
+    faults = []
+    if (largest * every[:, None] > LARGEST_FINER).any():
+        faults.append(f"ladder.lowest: a latent in its steps is outside ±{LARGEST_FINER}")
+    if (largest[_NEAR_STEPS] > LARGEST_LATENT).any():
+        faults.append(f"ladder.lowest: a latent of rung {_NEAR_STEPS} is outside ±{LARGEST_LATENT}")
+    return faults
 
 
-def quantised(finer: Latents, steps: Int64[np.ndarray, "image latent"]) -> Int8[np.ndarray, "image latent"]:
+def quantised(finer: FinerLatents, steps: Int64[np.ndarray, "image latent"]) -> FinerLatents:
     """Return latents in steps, those below two thirds of one becoming 0, and so on: zero costs least."""
     magnitude = (3 * np.abs(finer.astype(np.int64)) + steps) // (3 * steps)
-    return (np.sign(finer) * magnitude).astype(np.int8)
+    return (np.sign(finer) * np.minimum(magnitude, LARGEST_FINER // steps)).astype(np.int16)
 
 
 def step_numbers(modes: Modes, latents: int) -> Int64[np.ndarray, "image latent"]:
@@ -79,13 +82,13 @@ def row_errors(modes: Modes, height: int) -> UInt8[np.ndarray, "image row"]:
 
 
 def within_tables(
-    k: Int8[np.ndarray, "image latent"], numbers: Int64[np.ndarray, "image latent"], tables: LatentTables
-) -> tuple[Latents, Int64[np.ndarray, "image latent"]]:
+    k: FinerLatents, numbers: Int64[np.ndarray, "image latent"], tables: LatentTables
+) -> tuple[FinerLatents, Int64[np.ndarray, "image latent"]]:
     """Return latents clipped to the values that their tables know, and their entries in `tables.starts`."""
     rows = numbers * k.shape[1] + np.arange(k.shape[1])
     lowest, first = tables.lowest[rows].astype(np.int64), tables.first.astype(np.int64)
     k = k.clip(lowest, lowest + first[rows + 1] - first[rows] - 2)
-    return k.astype(np.int8), k - lowest + first[rows]
+    return k.astype(np.int16), k - lowest + first[rows]
 
 
 Slots = tuple[Int64[np.ndarray, "image 1"], Int64[np.ndarray, "image 1"]]
@@ -111,7 +114,7 @@ def decode_heads(
     """Return the rungs, parts and latents (N,D) that a stream begins with, and the state and words after."""
     latents = len(tables.lowest) // RUNGS_OF_LATENTS
     rungs, parts = np.empty(images, np.int64), np.zeros(images, np.int64)
-    k = np.empty((images, latents), np.int8)
+    k = np.empty((images, latents), np.int16)
     for n in range(images):
         rungs[n] = (state & (TOTAL - 1)) // _SLOTS_A_RUNG
         state, count = pop(state, rungs[n] * _SLOTS_A_RUNG, _SLOTS_A_RUNG, words, count)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from numba import njit
 
-from codec.networks import LARGEST_LATENT, Latents
+from codec.networks import LARGEST_LATENT, FinerLatents, Latents
 from codec.rans import TOTAL, pop
 
 
@@ -20,7 +20,7 @@ class LatentTables(NamedTuple):
     starts: Int32[np.ndarray, " entry"]
 
 
-def fit_latent_tables(k: Latents) -> LatentTables:
+def fit_latent_tables(k: Latents | FinerLatents) -> LatentTables:
     """Count the values of each dimension, half a count more for each between the lowest and the highest."""
     lowest, highest = k.min(axis=0).astype(np.int32), k.max(axis=0).astype(np.int32)
     tables = []
@@ -34,15 +34,15 @@ def fit_latent_tables(k: Latents) -> LatentTables:
     return LatentTables(lowest, first.astype(np.int32), np.concatenate(tables).astype(np.int32))
 
 
-def latent_faults(part: str, tables: LatentTables) -> list[str]:
+def latent_faults(part: str, tables: LatentTables, largest: int = LARGEST_LATENT) -> list[str]:
     """Return why tables do not share out the slots: each value must own one at least."""
     lowest, first, starts = (part.astype(np.int64) for part in tables)  # no difference wraps around
     if first[0] != 0 or first[-1] != len(starts) or (np.diff(first) < 2).any():
         return [f"{part}.first: does not divide {part}.starts, two entries or more a dimension"]
     highest = lowest + np.diff(first) - 2
     faults = []
-    if (lowest < -LARGEST_LATENT).any() or (highest > LARGEST_LATENT).any():
-        faults.append(f"{part}.lowest: a value is outside ±{LARGEST_LATENT}")
+    if (lowest < -largest).any() or (highest > largest).any():
+        faults.append(f"{part}.lowest: a value is outside ±{largest}")
     for d, table in enumerate(np.split(starts, first[1:-1])):
         if table[0] != 0 or table[-1] != TOTAL or (np.diff(table) < 1).any():
             faults.append(f"{part}.starts: those of dimension {d} do not rise from 0 to 2^20")

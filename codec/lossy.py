@@ -14,7 +14,6 @@ from numba import njit
 from codec import rans
 from codec.context import code_near
 from codec.ladder import (
-    FINER_BITS,
     PARTS,
     RUNGS,
     RUNGS_OF_LATENTS,
@@ -30,7 +29,7 @@ from codec.ladder import (
     within_tables,
 )
 from codec.model import CodecModel
-from codec.networks import Features, Latents, Levels
+from codec.networks import Features, FinerLatents, Latents, Levels
 from codec.rans import COSTS_A_BIT, StreamError
 
 BEST_QUALITY = 99
@@ -53,7 +52,8 @@ def at_quality(costs: Costs, quality: int) -> Modes:
     """Return each image's rung: the least error plus what its bits are worth.
 
     A higher quality never takes a rung with more error or less cost. What a single image costs is in whole
-    bytes, so that its payload never has fewer; one of several may, by the last two bytes of a chunk.
+    bytes, so that its payload never has fewer; a chunk of several may, as the end of its stream costs less
+    than the symbols' shares.
     """
     numerator, denominator = _WORTHS_BY_QUALITY
     return whole_modes(_best_rungs(costs, _BEST_WORTH + (BEST_QUALITY - quality) * numerator // denominator))
@@ -65,7 +65,7 @@ def least_cost(costs: Costs) -> int:
 
 
 def within_cost(costs: Costs, most: int) -> tuple[Int64[np.ndarray, " image"], int]:
-    """Return the rungs of the least error, or nearly, that cost no more together, and what they leave.
+    """Return rungs of little error that cost no more together, and what they leave.
 
     `most` is `least_cost` or more.
     """
@@ -96,7 +96,7 @@ def in_parts(
     """Return the modes of images on rungs, the first image on two of them if there it spends what is left."""
     modes = whole_modes(rungs)
     room = int(costs.costs[0, rungs[0]]) + left
-    finer = model.encoder.latents(first, FINER_BITS)
+    finer = model.encoder.finer_latents(first)
 
     def tried(rung: int, part: int) -> tuple[int, int]:
         coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part])))
@@ -133,13 +133,13 @@ def _squared_errors(levels: Levels, original: Levels) -> Int64[np.ndarray, " ima
 
 def rung_costs(model: CodecModel, levels: Levels, rungs: int = RUNGS) -> Costs:
     """Try each of the first rungs on images."""
-    finer = model.encoder.latents(levels, FINER_BITS)
+    finer = model.encoder.finer_latents(levels)
     errors, costs = (np.empty((len(levels), rungs), np.int64) for _ in range(2))
     features = None
     for rung in range(rungs):
         modes = whole_modes(np.full(len(levels), rung))
         if rung == RUNGS_OF_LATENTS:  # from here on latents are the same, and what is made of them
-            features = model.decoder.features(_latents(model, finer, modes).k)
+            features = model.decoder.features(_narrow(_latents(model, finer, modes).k))
         coded = _coded(model, levels, finer, modes, features)
         errors[:, rung] = _squared_errors(coded.levels, levels)
         costs[:, rung] = coded.costs
@@ -148,7 +148,7 @@ def rung_costs(model: CodecModel, levels: Levels, rungs: int = RUNGS) -> Costs:
 
 def encode_lossy_chunk(model: CodecModel, levels: Levels, modes: Modes) -> tuple[bytes, Levels]:
     """Return the stream of images, and what comes back."""
-    coded = _coded(model, levels, model.encoder.latents(levels, FINER_BITS), modes)
+    coded = _coded(model, levels, model.encoder.finer_latents(levels), modes)
     return rans.encode(coded.starts, coded.frequencies), coded.levels
 
 
@@ -162,9 +162,9 @@ def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     if not near.all():
         alone = Modes(rungs[~near], parts[~near])
         z = k[~near] * np.array(STEPS)[step_numbers(alone, k.shape[1])]
-        levels[~near] = model.pictures.levels(z.astype(np.int8))
+        levels[~near] = model.pictures.levels(z.astype(np.int16))
     if near.any():
-        features = model.decoder.features(k[near])
+        features = model.decoder.features(_narrow(k[near]))
         in_place = np.empty((len(features), *levels.shape[2:], levels.shape[1]), np.uint8)
         errors = row_errors(Modes(rungs[near], parts[near]), levels.shape[2])
         coding = (True, state, words, left)
@@ -189,22 +189,22 @@ class _Coded(NamedTuple):
 class _Latents(NamedTuple):
     """Latents on their rungs."""
 
-    k: Latents
-    z: Latents  # in the finest steps
+    k: FinerLatents
+    z: FinerLatents
     starts: Int64[np.ndarray, "image latent"]
     frequencies: Int64[np.ndarray, "image latent"]
 
 
-def _latents(model: CodecModel, finer: Latents, modes: Modes) -> _Latents:
+def _latents(model: CodecModel, finer: FinerLatents, modes: Modes) -> _Latents:
     numbers = step_numbers(modes, finer.shape[1])
     steps = np.array(STEPS)[numbers]
     k, entries = within_tables(quantised(finer, steps), numbers, model.ladder)
     starts = model.ladder.starts[entries].astype(np.int64)
-    return _Latents(k, (k * steps).astype(np.int8), starts, model.ladder.starts[entries + 1] - starts)
+    return _Latents(k, (k * steps).astype(np.int16), starts, model.ladder.starts[entries + 1] - starts)
 
 
 def _coded(
-    model: CodecModel, levels: Levels, finer: Latents, modes: Modes, features: Features | None = None
+    model: CodecModel, levels: Levels, finer: FinerLatents, modes: Modes, features: Features | None = None
 ) -> _Coded:
     """Code images; `features` are those of images on rungs of levels, where they are known."""
     near = modes.rungs >= RUNGS_OF_LATENTS
@@ -219,7 +219,7 @@ def _coded(
     if near.any():
         in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
         if features is None:
-            features = model.decoder.features(latents.k[near])
+            features = model.decoder.features(_narrow(latents.k[near]))
         errors = row_errors(Modes(modes.rungs[near], modes.parts[near]), levels.shape[2])
         coding = (False, 0, np.zeros(0, np.uint16), 0)
         first, count, near_costs, _, _ = code_near(
@@ -232,6 +232,11 @@ def _coded(
     if len(levels) == 1:  # a stream's last symbols cost less than their share; here it is known how much
         costs[0] = len(rans.encode(starts, frequencies)) * 8 * COSTS_A_BIT
     return _Coded(starts, frequencies, costs, back)
+
+
+def _narrow(k: FinerLatents) -> Latents:
+    """Return the latents of images on rungs of levels, whose tables keep them to eight bits."""
+    return k.astype(np.int8)
 
 
 @njit(cache=True, nogil=True)

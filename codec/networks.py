@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int8, Int16, UInt8
+from jaxtyping import Int8, Int16, Int32, UInt8
 
 from codec.integer import (
     EXACT,
@@ -34,9 +34,12 @@ from codec.integer import (
 
 CENTRE = 128  # levels less this fit eight signed bits
 LARGEST_LATENT = 127  # of |k|
+FINER_BITS = 3  # z is in 2^−FINER_BITS of the steps of k
+LARGEST_FINER = LARGEST_LATENT << FINER_BITS  # of |z|
 IMAGES = 32  # that run at once: their windows stay in the cache
 Levels = UInt8[np.ndarray, "batch channel height width"]
 Latents = Int8[np.ndarray, "batch latent"]
+FinerLatents = Int16[np.ndarray, "batch latent"]
 Features = Int16[np.ndarray, "batch height width feature"]
 Blocks = tuple[tuple[Layer, Layer], ...]
 
@@ -57,13 +60,20 @@ class IntegerEncoder:
     linear: Layer
     padding: int  # what is around an image, less CENTRE
 
-    def latents(self, levels: Levels, finer_bits: int = 0) -> Latents:
-        """Return k, |k| ≤ 127, of images; in steps shorter by a factor of 2^finer_bits."""
-        linear = replace(self.linear, shift=self.linear.shift - np.int32(finer_bits))
+    def latents(self, levels: Levels) -> Latents:
+        """Return k, |k| ≤ 127, of images."""
+        return self._every(levels, self.linear).clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8)
+
+    def finer_latents(self, levels: Levels) -> FinerLatents:
+        """Return z, |z| ≤ 1016, of images: k in shorter steps."""
+        linear = replace(self.linear, shift=self.linear.shift - np.int32(FINER_BITS))
+        return self._every(levels, linear).clip(-LARGEST_FINER, LARGEST_FINER).astype(np.int16)
+
+    def _every(self, levels: Levels, linear: Layer) -> Int32[np.ndarray, "batch latent"]:
         parts = [self._latents(levels[i : i + IMAGES], linear) for i in range(0, len(levels), IMAGES)]
         return np.concatenate(parts)
 
-    def _latents(self, levels: Levels, linear: Layer) -> Latents:
+    def _latents(self, levels: Levels, linear: Layer) -> Int32[np.ndarray, "batch latent"]:
         margins = ((0, 0), (2, 2), (2, 2), (0, 0))
         centred = (levels.transpose(0, 2, 3, 1) ^ np.uint8(CENTRE)).view(np.int8)
         a = np.pad(centred, margins, constant_values=self.padding)
@@ -75,7 +85,7 @@ class IntegerEncoder:
             a = _with_blocks(h, stage.blocks)
         inside = np.ascontiguousarray(a[:, 1:-1, 1:-1]).reshape(len(a), -1)
         k = enlarged(_linear_sums(inside, linear), linear.offset_bias, linear.shift, 1, 1, 1, 1)
-        return k.reshape(len(k), -1).clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8)
+        return k.reshape(len(k), -1)
 
     def layers(self) -> dict[str, Layer]:
         """Return every layer by its name."""
@@ -105,18 +115,18 @@ class IntegerDecoder:
 
     def features(self, k: Latents) -> Features:
         """Return each pixel's features, activations they are, of integer latents."""
-        parts = [rectified(self._stream(k[i : i + IMAGES])) for i in range(0, len(k), IMAGES)]
+        every = (k[i : i + IMAGES] for i in range(0, len(k), IMAGES))
+        parts = [rectified(self._stream(_linear_sums(part, self.linear))) for part in every]
         return np.concatenate(parts)[:, 1:-1, 1:-1].astype(np.int16) + OFFSET
 
-    def levels(self, k: Latents) -> Levels:
-        """Return the images of integer latents."""
-        parts = [_rounded_levels(self._stream(k[i : i + IMAGES])) for i in range(0, len(k), IMAGES)]
+    def levels(self, z: FinerLatents) -> Levels:
+        """Return the images of integer latents in shorter steps."""
+        every = (z[i : i + IMAGES] for i in range(0, len(z), IMAGES))
+        parts = [_rounded_levels(self._stream(_wide_linear_sums(part, self.linear))) for part in every]
         return np.concatenate(parts)
 
-    def _stream(self, k: Latents) -> np.ndarray:
-        h = enlarged(
-            _linear_sums(k, self.linear), self.linear.bias, self.linear.shift, *self.sizes[0], *self.sizes[0]
-        )
+    def _stream(self, sums: Sums) -> np.ndarray:
+        h = enlarged(sums, self.linear.bias, self.linear.shift, *self.sizes[0], *self.sizes[0])
         for stage, (height, width) in zip(self.stages, self.sizes[1:], strict=True):
             a = _with_blocks(h, stage.blocks)
             doubling = stage.convolution
@@ -144,6 +154,12 @@ def _rounded_levels(h: np.ndarray) -> Levels:
 
 def _linear_sums(a: Int8[np.ndarray, "batch input"], layer: Layer) -> Sums:
     return product(torch.from_numpy(a), layer.weight).numpy()[:, None, None]
+
+
+def _wide_linear_sums(z: FinerLatents, layer: Layer) -> Sums:
+    # Below 2^24 for activations, so below 2^27 for these: exact in doubles, in any order.
+    sums = z.astype(np.float64) @ layer.weight.astype(np.float64)
+    return sums.astype(np.int32)[:, None, None]
 
 
 def _with_blocks(h: np.ndarray, blocks: Blocks) -> Padded:

@@ -145,8 +145,6 @@ def parsed(
         lengths = [2 * (len(payload) - reader.place) + (kind == Kind.CLASSICAL)]
     if kind == Kind.CLASSICAL and not all(length % 2 for length in lengths):
         raise PayloadError("a chunk is said to be learned, in a payload without a model")
-    if kind == Kind.LOSSY and any(length % 2 for length in lengths):
-        raise PayloadError("a chunk is said to be classical, in a payload that is lossy")
     chunks = []
     for first, length, crc in zip(firsts, lengths, crcs, strict=True):
         of_chunk = (Kind.CLASSICAL, None) if length % 2 else (Kind(kind), model)

@@ -30,6 +30,9 @@ TRAINING = CodecTraining(
 )
 
 
+MEANS = 150.0  # what the initial means of latents are multiplied by
+
+
 def pictures(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarray:
     """Return slopes with a little noise (N, C, H, W)."""
     rng = np.random.default_rng(seed)
@@ -55,6 +58,10 @@ def tiny_vae(shape: tuple[int, int, int]) -> VAE:
         for name, parameter in model.named_parameters():
             if "second.weight" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
+        linear = model.encoder[-1]
+        assert isinstance(linear, torch.nn.Linear)
+        with torch.no_grad():  # means that differ by several steps
+            linear.weight[: config.latent_dim] *= MEANS
     return model
 
 

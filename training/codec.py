@@ -25,11 +25,11 @@ from tqdm import tqdm
 from codec.chunk import with_golden
 from codec.context import ContextNetwork
 from codec.fast import HIDDEN_LAYERS
-from codec.ladder import FINER_BITS, STEPS, fit_ladder
+from codec.ladder import STEPS, fit_ladder
 from codec.latents import fit_latent_tables
 from codec.mixture import make_tables
 from codec.model import NO_GOLDEN, CodecConfig, CodecModel, FastConfig
-from codec.networks import IntegerDecoder, IntegerEncoder
+from codec.networks import FINER_BITS, IntegerDecoder, IntegerEncoder
 from models.config import VAEConfig
 from models.likelihoods import Levels
 from models.vae import VAE, Upsample
@@ -160,7 +160,7 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
     inputs = (levels, torch.from_numpy(k).to(levels.device).float())
     trained = _trained(network, rates, inputs, config, config.epochs, seed).cpu()
     fast = _fit_fast(levels, calibration.cpu(), config, seed)
-    finer = encoder.latents(dataset.train, FINER_BITS)
+    finer = encoder.finer_latents(dataset.train)
     pictures = _fit_pictures(on_cpu, steps, levels, finer, config, seed)
     return _in_integers(
         on_cpu.config, encoder, trained, fast, pictures, calibration.cpu(), chosen, k, finer, config

@@ -150,7 +150,7 @@ class CodecTraining(Strict):
     decoder_learning_rate: float = Field(default=5e-4, ge=0)
     warmup_steps: int = Field(default=200, ge=0)
     weight_decay: float = Field(default=1e-3, ge=0)
-    max_gradient_norm: float = Field(default=1.0, gt=0, description="of the loss in bits/dim")
+    max_gradient_norm: float = Field(default=1.0, gt=0, description="of each network's loss")
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     picture_epochs: int = Field(default=6, ge=1, description="of the decoder of latents alone")
     fast: FastTraining = FastTraining()

@@ -1,4 +1,4 @@
-"""POST /compress, /decompress: images to a payload and back, pixel for pixel."""
+"""POST /compress, /decompress: images to a payload and back, pixel for pixel unless less is asked for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from app.routes.common import (
     timed,
 )
 from codec.archive import ArchiveTooLargeError, header_of, is_archive, opened
-from codec.encoding import Effort, Manner
+from codec.encoding import Effort, Manner, MannerError
 from codec.lossy import BEST_QUALITY
 from codec.payload import LARGEST_ERROR, Header, PayloadError, UnknownModelError, parsed
 
@@ -52,12 +52,12 @@ QualityParameter = Annotated[
     Query(
         ge=1,
         le=BEST_QUALITY,
-        description="Lossy: more bytes and less error, the higher. `effort=fast` is from latents alone.",
+        description="Lossy: more bytes and less error, the higher. From latents alone with `effort=fast`.",
     ),
 ]
 TargetParameter = Annotated[
     int | None,
-    Query(ge=1, description="Lossy: bytes that the payload may have at most; with the least error in them."),
+    Query(ge=1, description="Bytes that the payload may have at most: lossy, unless lossless fits."),
 ]
 IndexParameter = Annotated[
     int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
@@ -74,11 +74,10 @@ async def compress(
     model: ModelParameter = None,
     format: FormatParameter = None,
 ) -> Response:
-    """Compress images of one shape into a payload: what comes back equals what went in.
+    """Compress images of one shape into a payload, without loss by default: what comes back is what went in.
 
-    Less does, and the payload is smaller, with one of `max_error`, by which no level differs by more,
-    `quality`, and `target_bytes`. Images of the model's shape are coded with it, others as lossless WebP;
-    nothing is resized or converted.
+    One of `max_error`, `quality` and `target_bytes` makes it smaller; the last two are for images of the
+    model's shape alone. Other images are coded as lossless WebP. Nothing is resized or converted.
     """
     service = service_of(request)
     bundle = service.bundle(model)
@@ -93,7 +92,9 @@ async def compress(
     )
     try:
         coded = await service.unless_departed(request, coding)
-    except PayloadError as error:  # no payload holds such images, or not as is asked for
+    except MannerError as error:
+        raise Problem(Kind.INVALID, str(error), value=error.value, limit=error.limit) from error
+    except PayloadError as error:  # no payload holds images of such sides
         raise Problem(Kind.INVALID, str(error), value=list(images.shape)) from error
     answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen)
     is_quick = images.size <= QUICK.pixels

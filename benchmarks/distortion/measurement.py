@@ -21,10 +21,10 @@ class Point:
 
     setting: float
     single_bytes: float  # mean, of a file for each image
-    single_psnr: float  # dB, of the mean squared error over all images
+    single_psnr: float | None  # dB, of the mean squared error over all images; None without any error
     single_ssim: float  # mean
     whole_bits_per_dim: float  # of one file of all
-    whole_psnr: float
+    whole_psnr: float | None
 
 
 def measured(setting: float, contender: Contender, images: Images) -> Point:
@@ -47,10 +47,10 @@ def measured(setting: float, contender: Contender, images: Images) -> Point:
     )
 
 
-def psnr(images: Images, others: Images) -> float:
-    """Return 10·log10(255² / mean squared error), in dB; infinite without any error."""
+def psnr(images: Images, others: Images) -> float | None:
+    """Return 10·log10(255² / mean squared error), in dB; None without any error."""
     error = float(((images.astype(np.float64) - others) ** 2).mean())
-    return 10 * math.log10(LARGEST_LEVEL**2 / error) if error else math.inf
+    return 10 * math.log10(LARGEST_LEVEL**2 / error) if error else None
 
 
 def _ssim(image: np.ndarray, other: np.ndarray) -> float:
@@ -60,7 +60,9 @@ def _ssim(image: np.ndarray, other: np.ndarray) -> float:
 
 def bytes_at(points: list[Point], psnr_db: float) -> float | None:
     """Return the mean bytes of a single image at a PSNR, on a line between two settings; None outside."""
-    known = sorted((point.single_psnr, point.single_bytes) for point in points)
+    known = sorted((p.single_psnr, p.single_bytes) for p in points if p.single_psnr is not None)
+    if not known:
+        return None
     psnrs, sizes = zip(*known, strict=True)
     if not psnrs[0] <= psnr_db <= psnrs[-1]:
         return None

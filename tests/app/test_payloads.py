@@ -115,12 +115,12 @@ def test_quality_and_target_bytes_are_the_library_s(client: httpx.Client, codec:
         (
             noise(1, 3, 9, 7),
             {"quality": "50"},
-            "quality = 50 needs images of the model's shape; these are 3×9×7",
+            "quality = 50 needs images of the model's shape 1×8×8, these are 3×9×7",
         ),
         (
             noise(1, 3, 9, 7),
             {"target_bytes": "50"},
-            "target_bytes = 50 needs images of the model's shape; these are 3×9×7",
+            "target_bytes = 50 needs images of the model's shape 1×8×8, these are 3×9×7",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codec import rans
-from codec.encoding import LOSSLESS, Manner, compress
+from codec.encoding import LOSSLESS, Manner, MannerError, compress
 from codec.ladder import (
     PARTS,
     RUNGS,
@@ -74,22 +74,34 @@ def test_the_mean_of_levels_is_that_of_their_shares(low: int, high: int) -> None
 
 
 def test_latents_are_rounded_towards_zero_from_two_thirds() -> None:
-    finer = np.arange(-17, 18, dtype=np.int8)
+    finer = np.arange(-17, 18, dtype=np.int16)
     found = quantised(finer, np.full(finer.shape, 6))
     assert found.tolist() == [-3] * 2 + [-2] * 6 + [-1] * 6 + [0] * 7 + [1] * 6 + [2] * 6 + [3] * 2
     np.testing.assert_array_equal(quantised(finer, np.ones_like(finer)), finer)
+    farthest = np.full(4, 1016, np.int16)
+    assert quantised(farthest, np.array([12, 8, 7, 3])).tolist() == [84, 127, 145, 338]  # none beyond
 
 
-def test_tables_that_leave_eight_bits_are_named() -> None:
-    tables = fit_ladder(np.array([[-100, 3], [90, 4]], np.int8))
+def test_latents_that_leave_their_bits_are_named() -> None:
+    tables = fit_ladder(np.array([[-100, 3], [90, 4]], np.int16))
     assert ladder_faults(tables) == []
     lowest = tables.lowest.copy()
-    lowest[0] = -8  # in steps of 16
+    lowest[0] = -64  # in steps of 16
     assert ladder_faults(tables._replace(lowest=lowest)) == [
-        "ladder.lowest: a latent in its steps is outside ±127"
+        "ladder.lowest: a latent in its steps is outside ±1016"
     ]
+    lowest[0] = tables.lowest[0]
+    lowest[2 * 2] = -128
+    assert "ladder.lowest: a latent of rung 2 is outside ±127" in ladder_faults(
+        tables._replace(lowest=lowest)
+    )
     broken = LatentTables(tables.lowest, tables.first, tables.starts + 1)
     assert "ladder.starts: those of dimension 0 do not rise from 0 to 2^20" in ladder_faults(broken)
+
+
+def test_the_tiny_codecs_have_latents_on_every_rung(codec: CodecModel) -> None:
+    values = np.diff(codec.ladder.first).reshape(RUNGS_OF_LATENTS, -1) - 1
+    assert (values.max(axis=1) > 2).all()
 
 
 @pytest.mark.parametrize("part", [0, 1, 19, PARTS - 1])
@@ -182,11 +194,11 @@ def test_a_target_is_reached_and_never_passed(codec: CodecModel, count: int) -> 
     images = pictures(codec.config.shape, count, seed=6)
     find = {codec.prefix: codec}.get
     lossless = len(compress(images, codec, LOSSLESS))
-    with pytest.raises(PayloadError, match="target_bytes is 9; these images need ") as told:
-        compress(images, codec, Manner(target_bytes=9))
+    with pytest.raises(PayloadError, match="target_bytes is 13; these images need ") as told:
+        compress(images, codec, Manner(target_bytes=13))
     least = int(str(told.value).split("need ")[1].split()[0])
     filled = []
-    for target in np.linspace(least + 1, lossless, 12).astype(int):
+    for target in np.linspace(least, lossless, 12).astype(int):
         payload = compress(images, codec, Manner(target_bytes=int(target)))
         assert len(payload) <= target
         filled.append(len(payload) >= 0.98 * target - 1)
@@ -214,7 +226,8 @@ def test_a_target_has_the_least_error_that_fits(codec: CodecModel) -> None:
             Manner(quality=50, target_bytes=99),
             "quality = 50 and target_bytes = 99 together; one of them at most",
         ),
-        (Manner(target_bytes=-4), "target_bytes is -4; these images need "),
+        (Manner(target_bytes=12), "target_bytes is 12; what is not the images takes 12"),
+        (Manner(target_bytes=13), "target_bytes is 13; these images need "),
     ],
 )
 def test_a_manner_out_of_range_is_refused(grey: CodecModel, manner: Manner, message: str) -> None:
@@ -223,17 +236,26 @@ def test_a_manner_out_of_range_is_refused(grey: CodecModel, manner: Manner, mess
     assert str(refused.value).startswith(message)
 
 
-def test_images_of_another_shape_are_refused(grey: CodecModel) -> None:
-    images = pictures((3, 9, 7), 1)
-    for model in (grey, None):
-        with pytest.raises(
-            PayloadError, match="quality = 50 needs images of the model's shape; these are 3×9×7"
-        ):
-            compress(images, model, Manner(quality=50))
+def test_a_refusal_names_what_was_asked_for_and_what_can_be_had(grey: CodecModel) -> None:
+    with pytest.raises(MannerError) as refused:
+        compress(pictures(grey.config.shape, 3), grey, Manner(target_bytes=13))
+    assert refused.value.value == 13
+    assert str(refused.value).endswith(f"need {refused.value.limit} at least")
+    with pytest.raises(MannerError, match="needs images of the model's shape 1×8×8, these are 3×9×7"):
+        compress(pictures((3, 9, 7), 1), grey, Manner(quality=50))
+    with pytest.raises(MannerError, match="quality = 50 needs a model with a codec, and there is none"):
+        compress(pictures((3, 9, 7), 1), None, Manner(quality=50))
 
 
-def test_a_lossy_payload_has_no_classical_chunk(grey: CodecModel) -> None:
-    payload = bytearray(compress(pictures(grey.config.shape, 1100), grey, Manner("fast", quality=9)))
-    payload[9] ^= 1  # the first chunk's length
-    with pytest.raises(PayloadError, match="a chunk is said to be classical, in a payload that is lossy"):
-        parsed(bytes(payload), {grey.prefix: grey}.get)
+def test_what_is_shorter_without_loss_has_none(codec: CodecModel) -> None:
+    channels, height, width = codec.config.shape
+    size = images_a_chunk(codec.config.shape)
+    board = 255 * (np.add.outer(np.arange(height), np.arange(width)) % 2).astype(np.uint8)
+    boards = np.broadcast_to(board, (size, channels, height, width))
+    payload = compress(np.ascontiguousarray(boards[:1]), codec, Manner(quality=95))
+    assert parsed(payload, {codec.prefix: codec}.get).kind == Kind.CLASSICAL
+    mixed = np.concatenate([boards, pictures(codec.config.shape, 2)])
+    payload = compress(mixed, codec, Manner("fast", quality=40))
+    header = parsed(payload, {codec.prefix: codec}.get)
+    assert [chunk.kind for chunk in header.chunks] == [Kind.CLASSICAL, Kind.LOSSY]
+    np.testing.assert_array_equal(decompress(header)[:size], boards)
