@@ -269,8 +269,7 @@ def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: 
         [streams] = engine.launch(task, parts).result()
         alone = [encoded([images], codec, manner)[0] for images in jobs]
         assert [stream.content for stream in streams] == [stream.content for stream in alone]
-        is_classical = manner.quality is None
-        assert [stream.is_classical for stream in streams] == [False, False, is_classical, False]
+        assert [stream.is_classical for stream in streams] == [False, False, True, False]
     efforts: list[Effort] = ["best", "fast", "best", "fast"]
     payloads = [compress(images, codec, Manner(e)) for images, e in zip(jobs, efforts, strict=True)]
     chunks = [chunk_rows(parsed(payload, lambda _: codec).chunks) for payload in payloads]
