@@ -31,7 +31,7 @@ def test_a_shipped_config_parses_and_fits_its_data(path: Path) -> None:
     assert config.model.network(shape).input.shape == shape
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
 def test_the_config_of_a_shipped_bundle_has_its_name(name: str) -> None:
     assert read_config(CONFIGS / f"{name}.toml").id == name
 
