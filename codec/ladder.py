@@ -1,7 +1,7 @@
 """The ladder of lossy coding: where an image stands on it, and its latents there.
 
     rungs 0 … 5    latents alone, in ever shorter steps
-    rungs 6 … 15   latents, then each level's bin of 2·error + 1 levels, ever smaller
+    rungs 6 … 16   latents, then each level's bin of 2·error + 1 levels, ever smaller
 
 An image may be on two rungs: the first `part` of PARTS of its latents or rows are one rung further up.
 """
@@ -19,11 +19,11 @@ from codec.networks import FINER_BITS, LARGEST_FINER, LARGEST_LATENT, FinerLaten
 from codec.rans import TOTAL, pop
 
 STEPS = (16, 12, 8, 6, 4, 3)  # of the rungs of latents, in 2^−FINER_BITS of the codec's
-ERRORS = (85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0)  # of the rungs of levels; the last one is none of its own
+ERRORS = (85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0)  # of the rungs of levels
 RUNGS_OF_LATENTS = len(STEPS)
-RUNGS = RUNGS_OF_LATENTS + len(ERRORS) - 1
+RUNGS = RUNGS_OF_LATENTS + len(ERRORS)
 PARTS = 32
-_SLOTS_A_RUNG = TOTAL // RUNGS
+_SLOTS_A_RUNG = TOTAL // RUNGS  # and what is left for the last
 _PART_BITS = 13  # of the slots of every part but 0
 _WHOLE = PARTS - 1 << _PART_BITS  # the first slot of part 0: were it 0, whole images might cost nothing
 _NEAR_STEPS = STEPS.index(1 << FINER_BITS)  # the latents of a level's features are those of this rung
@@ -78,7 +78,8 @@ def step_numbers(modes: Modes, latents: int) -> Int64[np.ndarray, "image latent"
 def row_errors(modes: Modes, height: int) -> UInt8[np.ndarray, "image row"]:
     """Return the error of each row of images on rungs of levels."""
     further = np.arange(height) < (modes.parts * height // PARTS)[:, None]
-    return np.array(ERRORS, np.uint8)[modes.rungs[:, None] - RUNGS_OF_LATENTS + further]
+    rungs = np.minimum(modes.rungs[:, None] + further, RUNGS - 1)
+    return np.array(ERRORS, np.uint8)[rungs - RUNGS_OF_LATENTS]
 
 
 def within_tables(
@@ -97,7 +98,7 @@ Slots = tuple[Int64[np.ndarray, "image 1"], Int64[np.ndarray, "image 1"]]
 def slots_of_rungs(modes: Modes) -> Slots:
     """Return the first slot and the number of slots of each image's rung."""
     starts = (modes.rungs * _SLOTS_A_RUNG)[:, None]
-    return starts, np.full_like(starts, _SLOTS_A_RUNG)
+    return starts, np.where(modes.rungs[:, None] == RUNGS - 1, TOTAL - starts, _SLOTS_A_RUNG)
 
 
 def slots_of_parts(modes: Modes) -> Slots:
@@ -116,8 +117,10 @@ def decode_heads(
     rungs, parts = np.empty(images, np.int64), np.zeros(images, np.int64)
     k = np.empty((images, latents), np.int16)
     for n in range(images):
-        rungs[n] = (state & (TOTAL - 1)) // _SLOTS_A_RUNG
-        state, count = pop(state, rungs[n] * _SLOTS_A_RUNG, _SLOTS_A_RUNG, words, count)
+        rungs[n] = min((state & (TOTAL - 1)) // _SLOTS_A_RUNG, RUNGS - 1)
+        start = rungs[n] * _SLOTS_A_RUNG
+        slots = TOTAL - start if rungs[n] == RUNGS - 1 else _SLOTS_A_RUNG
+        state, count = pop(state, start, slots, words, count)
         slot = state & (TOTAL - 1)
         if slot >= _WHOLE:
             state, count = pop(state, _WHOLE, TOTAL - _WHOLE, words, count)

@@ -102,10 +102,11 @@ def in_parts(
         coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part])))
         return int(coded.costs[0]), _squared_errors(coded.levels, first)[0]
 
-    best, highest = int(costs.errors[0, rungs[0]]), costs.costs.shape[1] - 1
-    for rung in range(highest + 1):
-        next_cost = costs.costs[0, rung + 1] if rung < highest else room + 1
-        if rung == RUNGS_OF_LATENTS - 1 or not costs.costs[0, rung] <= room < next_cost:
+    best = int(costs.errors[0, rungs[0]])
+    for rung in range(costs.costs.shape[1]):
+        if rung in (RUNGS_OF_LATENTS - 1, RUNGS - 1):  # nothing of their sort is further up
+            continue
+        if not costs.costs[0, rung] <= room < costs.costs[0, rung + 1]:
             continue
         low, high = 0, PARTS - 1
         while low < high:

@@ -29,7 +29,7 @@ PACKAGES = ("numba", "pillow", "imagecodecs", "scikit-image")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every shipped codec and its peers, write the curves and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distortion", description=__doc__)
-    parser.add_argument("--images", type=int, default=500, help="of each test set, from the first")
+    parser.add_argument("--images", type=int, default=300, help="of each test set, from the first")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/distortion/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -127,7 +127,7 @@ class Reference:
         near, features, errors = [], {}, {}
         steps = [16, 12, 8, 6, 4, 3]
         for n in range(images):
-            rung = stream.symbol([i * 2**16 for i in range(17)])
+            rung = stream.symbol([*(i * (2**20 // 17) for i in range(17)), 2**20])
             part = (stream.symbol([*(i * 2**13 for i in range(32)), 2**20]) + 1) % 32
             k, z = [], []
             for d in range(latents):
@@ -143,7 +143,7 @@ class Reference:
             near.append(n)
             features[n] = self.decoded("decoder", k)
             ladder = [85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0]
-            errors[n] = [ladder[rung - 6 + (y < part * height // 32)] for y in range(height)]
+            errors[n] = [ladder[min(rung - 6 + (y < part * height // 32), 10)] for y in range(height)]
         for group in range(0, len(near), 4):
             for y in range(height):
                 for x in range(width):
