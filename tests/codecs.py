@@ -30,7 +30,7 @@ TRAINING = CodecTraining(
 )
 
 
-MEANS = 150.0  # what the initial means of latents are multiplied by
+MEANS = 150.0  # of latents: initial ones would all be the same in steps of σ
 
 
 def pictures(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarray:
@@ -42,8 +42,8 @@ def pictures(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarr
     return (slope + start + rng.integers(0, 6, (count, *shape))).astype(np.uint8)
 
 
-def tiny_vae(shape: tuple[int, int, int]) -> VAE:
-    """Return a VAE as it is initialised, its residual blocks awake."""
+def tiny_vae(shape: tuple[int, int, int], means: float = 1.0) -> VAE:
+    """Return a VAE as it is initialised, its residual blocks awake, its latents' means multiplied."""
     config = VAEConfig(
         family="convolutional",
         latent_dim=5,
@@ -60,8 +60,8 @@ def tiny_vae(shape: tuple[int, int, int]) -> VAE:
                 torch.nn.init.normal_(parameter, std=0.1)
         linear = model.encoder[-1]
         assert isinstance(linear, torch.nn.Linear)
-        with torch.no_grad():  # means that differ by several steps
-            linear.weight[: config.latent_dim] *= MEANS
+        with torch.no_grad():
+            linear.weight[: config.latent_dim] *= means
     return model
 
 
@@ -73,4 +73,4 @@ def tiny_data(shape: tuple[int, int, int]) -> Dataset:
 def fitted(kind: str) -> bytes:
     """Return the content of codec.safetensors."""
     shape = SHAPES[kind]
-    return dumped(fit_codec(tiny_vae(shape), tiny_data(shape), TRAINING, seed=0))
+    return dumped(fit_codec(tiny_vae(shape, MEANS), tiny_data(shape), TRAINING, seed=0))
