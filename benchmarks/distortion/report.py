@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks.distortion.measurement import Point, bytes_at
 
 PSNRS = (20, 22, 24, 26, 28, 30, 35, 40, 45)  # dB, of the table
+BYTES = (20, 50, 100, 200, 500)  # ticks
+BITS_PER_DIM = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 Curves = Mapping[str, list[Point]]  # by contender
 Results = Mapping[str, Curves]  # by bundle
 
@@ -59,14 +61,16 @@ def _draw(results: Results) -> Figure:
             whole.plot(
                 [point.whole_bits_per_dim for point in points], [p.whole_psnr for p in points], **style
             )
-        _label(single, f"{bundle}: single images", "mean bytes", "PSNR, dB")
-        _label(similar, f"{bundle}: single images", "mean bytes", "SSIM")
-        _label(whole, f"{bundle}: one file of all", "bits/dim", "PSNR, dB")
+        _label(single, f"{bundle}: single images", "mean bytes", "PSNR, dB", BYTES)
+        _label(similar, f"{bundle}: single images", "mean bytes", "SSIM", BYTES)
+        _label(whole, f"{bundle}: one file of all", "bits/dim", "PSNR, dB", BITS_PER_DIM)
     return figure
 
 
-def _label(axes: Any, title: str, x: str, y: str) -> None:
+def _label(axes: Any, title: str, x: str, y: str, ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
