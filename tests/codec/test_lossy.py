@@ -189,6 +189,11 @@ def test_rungs_within_a_cost_have_the_least_error() -> None:
     assert (errors[0], errors[-1]) == (1700, 10)
 
 
+def test_the_cheapest_rungs_are_taken_where_no_worth_leads_to_them() -> None:
+    rungs, left = within_cost(Costs(np.array([[0, 10**12]]), np.array([[2, 1]])), 1)
+    assert (rungs.tolist(), left) == ([1], 0)
+
+
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_a_target_is_reached_and_never_passed(codec: CodecModel, count: int) -> None:
     images = pictures(codec.config.shape, count, seed=6)

@@ -137,6 +137,7 @@ def test_a_file_without_a_config_is_refused(saved: Saved) -> None:
         ("context.offsets", (11, 1), 0, "context.offsets: one is not before the pixel, 2 away or less"),
         ("context.first_shift", (0, 0), -1, "context.first_shift: one is outside 0 … 28"),
         ("context.last_bias", (0, 0), 2**31 - 1, "context.last_weight: a sum may reach "),
+        ("context.first_bias", (0, 16), 1_800_000_000, "context: a location may reach "),  # the prediction's
         ("encoder.linear.bias", 0, 2**30, "encoder.linear: a sum may reach "),
         ("latents.lowest", 0, -128, "latents.lowest: a value is outside ±127"),
         ("tables.logistic", 0, 1, "tables.logistic: does not rise from 0 to 2^24"),
