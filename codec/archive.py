@@ -21,6 +21,7 @@ from codec.payload import (
     VERSION,
     Each,
     Header,
+    Images,
     PayloadError,
     Reader,
     decompress,
@@ -76,25 +77,31 @@ def pack(
         )
     except UnicodeEncodeError as error:
         raise PayloadError(f"a file's name is not text: {error.object!r}") from error
-    if manner.target_bytes is not None:
-        manner = manner._replace(target_bytes=_target_of_payload(manner.target_bytes, len(groups), index))
-    payloads = [
-        compress(np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2), model, manner, each)
-        for group in groups
-    ]
-    return _archive(payloads, index)
+    batches = (np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2) for group in groups)
+    if manner.target_bytes is None:
+        return _archive([compress(batch, model, manner, each) for batch in batches], index)
+    if len(groups) != 1:
+        message = f"target_bytes = {manner.target_bytes} needs images of one shape"
+        message += f", {MAX_LEVELS} levels at most; these are {len(groups)} payloads"
+        raise MannerError(message, len(groups), 1)
+    return _archive([_to_size(next(batches), index, model, manner, manner.target_bytes, each)], index)
 
 
-def _target_of_payload(target_bytes: int, payloads: int, index: bytes) -> int:
-    """Return how many of an archive's bytes its one payload may have."""
-    if payloads > 1:
-        message = f"target_bytes needs images of one shape, and {MAX_LEVELS} levels at most"
-        raise MannerError(message, target_bytes, MAX_LEVELS)
+def _to_size(
+    images: Images,
+    index: bytes,
+    model: CodecModel | None,
+    manner: Manner,
+    target_bytes: int,
+    each: Each,
+) -> bytes:
+    """Return the one payload of an archive of no more than `target_bytes`."""
     others = len(_archive([b""], index)) - 1 + len(varint(target_bytes))
-    if target_bytes <= others:
-        message = f"target_bytes is {target_bytes}; the archive's names take {others}"
-        raise MannerError(message, target_bytes, others)
-    return target_bytes - others
+    try:
+        return compress(images, model, manner._replace(target_bytes=target_bytes - others), each)
+    except MannerError as error:
+        message = f"of target_bytes = {target_bytes} the archive's names take {others}: {error}"
+        raise MannerError(message, target_bytes, error.limit) from error
 
 
 def _archive(payloads: Sequence[bytes], index: bytes) -> bytes:

@@ -132,7 +132,8 @@ def _check_manner(manner: Manner, model: CodecModel | None, shape: Shape) -> Non
     wanted = {"max_error": error or None, "quality": quality, "target_bytes": manner.target_bytes}
     given = [f"{name} = {value}" for name, value in wanted.items() if value is not None]
     if len(given) > 1:
-        raise MannerError(f"{' and '.join(given)} together; one of them at most", given, given[:1])
+        both = " and ".join(given)
+        raise MannerError(f"{both} together; one of them at most", both, None)
     if manner.takes_a_rung and model is None:
         raise MannerError(f"{given[0]} needs a model with a codec, and there is none", given[0], None)
     if manner.takes_a_rung and model is not None and model.config.shape != shape:

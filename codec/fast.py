@@ -167,7 +167,11 @@ def fast_slots_of_levels(
     row = (width + 2 * margin) * channels
     offsets = _offsets_in(net.offsets, row, channels)
     # Taken out of their tuples, whose every passing on costs more than a layer.
-    its_weight, its_bias, its_shift = net.prediction_weight, net.prediction_bias, net.prediction_shift
+    linear_weight, linear_bias, linear_shift = (
+        net.prediction_weight,
+        net.prediction_bias,
+        net.prediction_shift,
+    )
     first_weight, first_bias, first_shift = net.first_weight, net.first_bias, net.first_shift
     middle_weight, middle_bias, middle_shift = net.middle_weight, net.middle_bias, net.middle_shift
     last_weight, last_bias, last_shift = net.last_weight, net.last_bias, net.last_shift
@@ -199,7 +203,7 @@ def fast_slots_of_levels(
                     _set_hidden(inputs, first_weight, first_bias, first_shift, u, each_input, one)
                     _set_hidden(one, middle_weight, middle_bias, middle_shift, u, each_unit, two)
                     _set_outputs(two, last_weight, last_bias, last_shift, u, each_unit, outputs)
-                    _set_outputs(inputs, its_weight, its_bias, its_shift, u, each_input, prediction)
+                    _set_outputs(inputs, linear_weight, linear_bias, linear_shift, u, each_input, prediction)
                     _add_prediction(prediction, outputs)
                     set_mixtures(outputs, FAST_LANES, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
@@ -227,7 +231,11 @@ def fast_decode_levels(
     margin = margin_of(net.offsets)
     row = (width + 2 * margin) * channels
     offsets = _offsets_in(net.offsets, row, channels)
-    its_weight, its_bias, its_shift = net.prediction_weight, net.prediction_bias, net.prediction_shift
+    linear_weight, linear_bias, linear_shift = (
+        net.prediction_weight,
+        net.prediction_bias,
+        net.prediction_shift,
+    )
     first_weight, first_bias, first_shift = net.first_weight, net.first_bias, net.first_shift
     middle_weight, middle_bias, middle_shift = net.middle_weight, net.middle_bias, net.middle_shift
     last_weight, last_bias, last_shift = net.last_weight, net.last_bias, net.last_shift
@@ -254,7 +262,7 @@ def fast_decode_levels(
                     _set_hidden(inputs, first_weight, first_bias, first_shift, u, each_input, one)
                     _set_hidden(one, middle_weight, middle_bias, middle_shift, u, each_unit, two)
                     _set_outputs(two, last_weight, last_bias, last_shift, u, each_unit, outputs)
-                    _set_outputs(inputs, its_weight, its_bias, its_shift, u, each_input, prediction)
+                    _set_outputs(inputs, linear_weight, linear_bias, linear_shift, u, each_input, prediction)
                     _add_prediction(prediction, outputs)
                     set_mixtures(outputs, FAST_LANES, tables, each, weights, locations, steepnesses)
                     # The states wait for each other, so what most will find is looked up before.

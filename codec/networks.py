@@ -62,14 +62,14 @@ class IntegerEncoder:
 
     def latents(self, levels: Levels) -> Latents:
         """Return k, |k| ≤ 127, of images."""
-        return self._every(levels, self.linear).clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8)
+        return self._batch_by_batch(levels, self.linear).clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8)
 
     def finer_latents(self, levels: Levels) -> FinerLatents:
         """Return z, |z| ≤ 1016, of images: k in shorter steps."""
         linear = replace(self.linear, shift=self.linear.shift - np.int32(FINER_BITS))
-        return self._every(levels, linear).clip(-LARGEST_FINER, LARGEST_FINER).astype(np.int16)
+        return self._batch_by_batch(levels, linear).clip(-LARGEST_FINER, LARGEST_FINER).astype(np.int16)
 
-    def _every(self, levels: Levels, linear: Layer) -> Int32[np.ndarray, "batch latent"]:
+    def _batch_by_batch(self, levels: Levels, linear: Layer) -> Int32[np.ndarray, "batch latent"]:
         parts = [self._latents(levels[i : i + IMAGES], linear) for i in range(0, len(levels), IMAGES)]
         return np.concatenate(parts)
 

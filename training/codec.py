@@ -50,17 +50,30 @@ Model = TypeVar("Model", bound=nn.Module)
 REPORTED_STEPS = 20  # between two figures on the progress bar
 
 
-class CodecNetwork(nn.Module):
-    """p(levels given k) in floats: a VAE's decoder but for its last layer, and a context network."""
+class LatentNetwork(nn.Module):
+    """A copy of a VAE's decoder that takes latents in steps, its last layer a new one."""
 
     steps: Tensor
 
-    def __init__(self, model: VAE, steps: Float[Tensor, " latent"], config: CodecTraining) -> None:
+    def __init__(self, model: VAE, steps: Float[Tensor, " latent"], outputs: int) -> None:
         super().__init__()
         self.register_buffer("steps", steps)
         self.decoder = nn.Sequential(*deepcopy(list(model.decoder)[:-1]))
+        _, height, width = model.config.input.shape
+        self.head = Upsample(model.config.channels[0], outputs, (height, width))
+
+    def activations(self, k: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel h w"]:
+        """Return what the head reads."""
+        activations: Tensor = self.decoder(k * self.steps)
+        return activations
+
+
+class CodecNetwork(LatentNetwork):
+    """p(levels given k) in floats: the decoder's features and a context network."""
+
+    def __init__(self, model: VAE, steps: Float[Tensor, " latent"], config: CodecTraining) -> None:
+        super().__init__(model, steps, config.features)
         shape = model.config.input.shape
-        self.head = Upsample(model.config.channels[0], config.features, (shape[1], shape[2]))
         self.context = ContextModel(
             shape,
             reach=config.reach,
@@ -71,32 +84,16 @@ class CodecNetwork(nn.Module):
             features=config.features,
         )
 
-    def activations(self, k: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel h w"]:
-        """Return what the head reads."""
-        activations: Tensor = self.decoder(k * self.steps)
-        return activations
-
     def forward(self, levels: Levels, k: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
         """Return the mean −log2 p of a level."""
         return _bits(levels, self.context(levels, self.activations(k)))
 
 
-class PictureNetwork(nn.Module):
-    """The image of latents alone, in floats: a VAE's decoder, its last layer a new one."""
-
-    steps: Tensor
+class PictureNetwork(LatentNetwork):
+    """The image of latents alone, in floats."""
 
     def __init__(self, model: VAE, steps: Float[Tensor, " latent"]) -> None:
-        super().__init__()
-        self.register_buffer("steps", steps / 2**FINER_BITS)
-        self.decoder = nn.Sequential(*deepcopy(list(model.decoder)[:-1]))
-        channels, height, width = model.config.input.shape
-        self.head = Upsample(model.config.channels[0], channels, (height, width))
-
-    def activations(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel h w"]:
-        """Return what the head reads."""
-        activations: Tensor = self.decoder(z * self.steps)
-        return activations
+        super().__init__(model, steps / 2**FINER_BITS, model.config.input.shape[0])
 
     def forward(self, levels: Levels, finer: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
         """Return the mean squared error, in half the range of levels, over all rungs of latents."""
@@ -249,7 +246,7 @@ def _trained(
     return cast(Model, averaged.module).eval()
 
 
-def _scale_head(network: CodecNetwork | PictureNetwork, k: Tensor) -> float:
+def _scale_head(network: LatentNetwork, k: Tensor) -> float:
     """Draw the head's weights so that its outputs are about 1; return the magnitude of what it reads."""
     convolution = network.head.convolution
     with torch.no_grad():

@@ -190,7 +190,7 @@ def integer_context(
     predicted = _double(model.prediction).transpose(1, 2).flatten(1)
     predicted = F.pad(predicted, (0, size - predicted.shape[1]))
     predicted_own = _double(model.prediction_of_own).tril(-1)
-    of_prediction, its_shift = _integers(
+    of_prediction, prediction_shift = _integers(
         torch.cat([predicted, predicted_own], dim=1) * LOCATION_STEPS, torch.zeros(channels), LARGEST_INPUT
     )
 
@@ -212,7 +212,9 @@ def integer_context(
         seen_weight=_array(torch.cat([weight[:, :size], of_prediction[:, :size]]), np.int16),
         own_weight=_array(torch.cat([own, of_prediction[:, None, size:]], dim=1), np.int16),
         first_bias=_array(F.pad(first_bias, (0, 1)), np.int32),
-        first_shift=_array(torch.cat([shift.expand(channels, -1), its_shift[:, None]], dim=1), np.int32),
+        first_shift=_array(
+            torch.cat([shift.expand(channels, -1), prediction_shift[:, None]], dim=1), np.int32
+        ),
         middle_weight=_stacked(
             [weight for weight, _, _ in middle], (channels, 0, model.hidden, model.hidden)
         ),

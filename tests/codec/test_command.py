@@ -95,7 +95,7 @@ def archive_bytes() -> int:
 def test_an_archive_fits_the_bytes_that_it_may_have(capsys: pytest.CaptureFixture[str]) -> None:
     folder = images_in(Path("in"))
     arguments = ["compress", "in", "--to", "archive", "--target-bytes"]
-    assert "target_bytes needs images of one shape" in fails(capsys, *arguments, "300")
+    assert "target_bytes = 300 needs images of one shape" in fails(capsys, *arguments, "300")
     (folder / "b" / "alpha.webp").unlink()
     assert command.main([*arguments, "200"]) == 0
     assert 0.95 * 200 < Path("archive").stat().st_size <= 200
@@ -104,7 +104,7 @@ def test_an_archive_fits_the_bytes_that_it_may_have(capsys: pytest.CaptureFixtur
     assert Path("archive").stat().st_size == lossless
     assert command.main(["decompress", "archive", "--to", "out"]) == 0
     assert len(list(Path("out").glob("*.png"))) == 7
-    assert "target_bytes is 20; the archive's names take " in fails(capsys, *arguments, "20")
+    assert "of target_bytes = 20 the archive's names take " in fails(capsys, *arguments, "20")
 
 
 def test_a_payload_becomes_png_files(grey: CodecModel, capsys: pytest.CaptureFixture[str]) -> None:

