@@ -36,6 +36,12 @@ bench: .venv/dev ## measure the start, serving against plain FastAPI and a bare 
 fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: some minutes
 	$(BIN)/pytest tests/codec/test_fuzz.py --hypothesis-profile fuzz
 
+test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.11.0
+	$(PYTHON) -m venv .venv-torch
+	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
+	.venv-torch/bin/pip install -q -c .venv-torch/constraints -e '.[dev]' torch==$(TORCH)
+	.venv-torch/bin/pytest
+
 lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --all-extras --no-emit-index-url --no-annotate --python-version 3.11 \
 	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
@@ -50,4 +56,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	touch $@ .venv/serve
 
-.PHONY: help serve test check format data train bench fuzz lock
+.PHONY: help serve test test-torch check format data train bench fuzz lock
