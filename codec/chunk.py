@@ -1,6 +1,6 @@
 """A chunk: some images of the model's shape as one stream.
 
-Latents first, then the pixels given them; or, fast, the pixels alone.
+Latents first, then the pixels given them; or, fast and where the codec has no features, the pixels alone.
 
 levels ─► encoder ─► k ─► slots ──────────────────────────┐
                      └─► decoder ─► features ─► slots ────┴─► stream
@@ -20,7 +20,7 @@ from codec import rans
 from codec.context import decode_levels, slots_of_levels
 from codec.fast import fast_decode_levels, fast_slots_of_levels
 from codec.ladder import RUNGS, Modes
-from codec.latents import decode_latents, slots_of_latents, within
+from codec.latents import decode_latents, slots_of_latents
 from codec.lossy import decode_lossy_chunk, encode_lossy_chunk
 from codec.model import CodecError, CodecModel, Golden, load_codec
 from codec.networks import Features, Latents, Levels
@@ -32,8 +32,8 @@ def encode_chunks(model: CodecModel, chunks: Sequence[Levels], max_error: int = 
 
     With a `max_error` above 0 the images are those that `coarsened` gives.
     """
-    k = within(model.encoder.latents(np.concatenate(chunks)), model.latents)
-    features = model.decoder.features(k)
+    k = model.latents_of(np.concatenate(chunks))
+    features = model.features_of(k)
     ends = np.cumsum([len(levels) for levels in chunks])[:-1]
     return [
         _stream(model, *chunk, max_error)
@@ -64,7 +64,7 @@ def decode_chunks(model: CodecModel, chunks: Sequence[Coded]) -> list[Levels | S
     features: Iterator[Features] = iter(())
     if sound:
         ends = np.cumsum([len(start.k) for start in sound])[:-1]
-        features = iter(np.split(model.decoder.features(np.concatenate([start.k for start in sound])), ends))
+        features = iter(np.split(model.features_of(np.concatenate([start.k for start in sound])), ends))
     return [
         start if isinstance(start, StreamError) else _levels(model, start, next(features)) for start in opened
     ]

@@ -4,6 +4,8 @@
     channels before this one ─────┼─► hidden layers ─► logits, locations, scales ─► slots of the level
     features of the pixel ────────┘
 
+The hidden layers are told of the channels before by how far those were from their own predictions.
+
 Encoding knows every level; decoding finds one after the other. Both run the same arithmetic: sums of 32 bits
 of products of 16. LANES images go side by side: at each pixel in raster order, each channel, one image after
 the other.
@@ -19,6 +21,7 @@ from numba import njit
 
 from codec.integer import LARGEST_ACTIVATION, LEAK_BITS, shifted
 from codec.mixture import (
+    LOCATION_STEPS,
     Each,
     MixtureTables,
     cumulative,
@@ -34,6 +37,7 @@ from codec.rans import TOTAL, cost, pop
 
 SMALLEST_HIDDEN, LARGEST_HIDDEN = -512, 4095
 LARGEST_INPUT = LARGEST_ACTIVATION  # of features, and of levels less CENTRE
+LARGEST_RESIDUAL = 4095  # of how far a level is from its prediction, in steps of a location
 LARGEST_SHIFT = 28
 LANES = 4  # images that share their turns: their sums do not wait for each other
 INPUTS = 64  # the network's inputs are padded to a multiple of it: dot products then need no remainder
@@ -48,7 +52,8 @@ class ContextNetwork(NamedTuple):
     offsets: Int64[np.ndarray, "context 2"]  # (dy, dx) of the pixels that are seen, all before the pixel
     # Of levels (channels innermost), features, nothing; the predictions of all channels come last.
     seen_weight: Int16[np.ndarray, "hidden+channel inputs"]
-    own_weight: Int16[np.ndarray, "channel hidden+1 channel"]  # of the pixel's channels before this one
+    # Of the pixel's channels before this one: of their residuals; the prediction's of their levels.
+    own_weight: Int16[np.ndarray, "channel hidden+1 channel"]
     first_bias: Int32[np.ndarray, "channel hidden+1"]
     first_shift: Int32[np.ndarray, "channel hidden+1"]
     middle_weight: Int16[np.ndarray, "channel layer hidden hidden"]
@@ -73,17 +78,19 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     near = (net.offsets >= -reach) & (net.offsets <= reach)
     if not before.all() or not near.all():
         faults.append(f"{part}.offsets: one is not before the pixel, {reach} away or less")
-    layers = {
-        "first": (np.concatenate([seen_weights(net), net.own_weight], axis=2), LARGEST_INPUT),
-        "middle": (net.middle_weight, LARGEST_HIDDEN),
-        "last": (net.last_weight, LARGEST_HIDDEN),
+    of_own = np.full(net.own_weight.shape[1], LARGEST_RESIDUAL)
+    of_own[-1] = LARGEST_INPUT
+    products = {
+        "first": _reach(seen_weights(net)) * LARGEST_INPUT + _reach(net.own_weight) * of_own,
+        "middle": _reach(net.middle_weight) * LARGEST_HIDDEN,
+        "last": _reach(net.last_weight) * LARGEST_HIDDEN,
     }
     reached = {}
-    for layer, (weight, largest) in layers.items():
+    for layer, largest in products.items():
         bias, shift = getattr(net, f"{layer}_bias"), getattr(net, f"{layer}_shift")
         if not ((shift >= 0) & (shift <= LARGEST_SHIFT)).all():
             faults.append(f"{part}.{layer}_shift: one is outside 0 … {LARGEST_SHIFT}")
-        sums = np.abs(weight.astype(np.int64)).sum(axis=-1) * largest + np.abs(bias.astype(np.int64))
+        sums = largest + np.abs(bias.astype(np.int64))
         reached[layer] = int(sums.max(initial=0)) + (1 << LARGEST_SHIFT)
         if reached[layer] >= 2**31:
             faults.append(f"{part}.{layer}_weight: a sum may reach {reached[layer]}, above 2^31")
@@ -91,6 +98,11 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     if not faults and moved >= 2**31:
         faults.append(f"{part}: a location may reach {moved}, above 2^31")
     return faults
+
+
+def _reach(weight: Int16[np.ndarray, "*output input"]) -> Int64[np.ndarray, "*output"]:
+    """Return what the sum of inputs of ±1 may be."""
+    return np.abs(weight.astype(np.int64)).sum(axis=-1)
 
 
 @njit(cache=True, nogil=True)
@@ -121,6 +133,52 @@ def _hidden_unit(total: int, shift: int) -> int:
     return min(max(value, SMALLEST_HIDDEN), LARGEST_HIDDEN)
 
 
+class Workplace(NamedTuple):
+    """Room for what `_set_outputs` computes on its way."""
+
+    totals: Int32[np.ndarray, "lane hidden"]
+    hidden: Int16[np.ndarray, "lane hidden"]
+    predictions: Int32[np.ndarray, "lane channel"]
+    residuals: Int32[np.ndarray, "lane channel"]
+
+
+@njit(cache=True, nogil=True)
+def _network_workplace(lanes: int, hidden: int, channels: int) -> Workplace:
+    return Workplace(
+        np.empty((lanes, hidden), np.int32),
+        np.empty((lanes, hidden), np.int16),
+        np.empty((lanes, channels), np.int32),
+        np.empty((lanes, channels), np.int32),
+    )
+
+
+@njit(cache=True, nogil=True)
+def residual_of(level: int, prediction: int) -> int:
+    """Return how far a level is from its prediction, both less CENTRE, in steps of a location."""
+    return min(max((level - CENTRE) * LOCATION_STEPS - prediction, -LARGEST_RESIDUAL), LARGEST_RESIDUAL)
+
+
+@njit(cache=True, nogil=True)
+def _set_predictions(
+    lanes: int,
+    channel: int,
+    levels: np.ndarray,
+    seen: np.ndarray,
+    net: ContextNetwork,
+    predictions: np.ndarray,
+    residuals: np.ndarray,
+) -> None:
+    """Fill the predictions (lane, C) of a channel, and the residuals of the one before it."""
+    width = seen.shape[1] - len(net.own_weight)
+    for n in range(lanes):
+        total = seen[n, width + channel] + net.first_bias[channel, width]
+        for c in range(channel):
+            total += net.own_weight[channel, width, c] * (np.int32(levels[n, c]) - CENTRE)
+        predictions[n, channel] = shifted(total, net.first_shift[channel, width])
+        if channel:
+            residuals[n, channel - 1] = residual_of(levels[n, channel - 1], predictions[n, channel - 1])
+
+
 @njit(cache=True, nogil=True)
 def _set_outputs(
     lanes: int,
@@ -128,20 +186,21 @@ def _set_outputs(
     levels: np.ndarray,
     seen: np.ndarray,
     net: ContextNetwork,
-    totals: np.ndarray,
-    hidden: np.ndarray,
+    work: Workplace,
     outputs: np.ndarray,
 ) -> None:
-    """Fill outputs (logits, locations, scales; lane) for a channel's level.
+    """Fill outputs (logits, locations, scales; lane) for a channel's level, the channels in their order.
 
     `levels` (lanes, C) are read before the channel only; `seen` are the sums of what the lanes see.
     """
+    totals, hidden, predictions, residuals = work
     width, components = hidden.shape[1], len(outputs) // 3
+    _set_predictions(lanes, channel, levels, seen, net, predictions, residuals)
     for n in range(lanes):
         for o in range(width):
             total = seen[n, o] + net.first_bias[channel, o]
             for c in range(channel):
-                total += net.own_weight[channel, o, c] * (np.int32(levels[n, c]) - CENTRE)
+                total += net.own_weight[channel, o, c] * residuals[n, c]
             hidden[n, o] = _hidden_unit(total, net.first_shift[channel, o])
     for layer in range(net.middle_weight.shape[1]):
         for o in range(width):
@@ -161,12 +220,8 @@ def _set_outputs(
                 total += np.int32(net.last_weight[channel, o, i]) * np.int32(hidden[n, i])
             outputs[o, n] = shifted(total + net.last_bias[channel, o], net.last_shift[channel, o])
     for n in range(lanes):
-        total = seen[n, width + channel] + net.first_bias[channel, width]
-        for c in range(channel):
-            total += net.own_weight[channel, width, c] * (np.int32(levels[n, c]) - CENTRE)
-        prediction = shifted(total, net.first_shift[channel, width])
         for k in range(components):
-            outputs[components + k, n] += prediction
+            outputs[components + k, n] += predictions[n, channel]
 
 
 @njit(cache=True, nogil=True)
@@ -204,8 +259,8 @@ def slots_of_levels(
     offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((width, net.seen_weight.shape[1]), np.int16)
     size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
-    seen, hidden = np.empty((width, size + channels), np.int32), np.empty((width, size), np.int16)
-    totals, outputs = np.empty((width, size), np.int32), np.empty((parameters, width), np.int32)
+    seen, outputs = np.empty((width, size + channels), np.int32), np.empty((parameters, width), np.int32)
+    work = _network_workplace(width, size, channels)
     weights, locations, steepnesses = workplace(width, each)
     logistic = tables.logistic
     starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
@@ -224,7 +279,7 @@ def slots_of_levels(
                 _see(flat, place, offsets, features[n, y, x], x, inputs)
             _set_seen(width, inputs, net, seen)
             for c in range(channels):
-                _set_outputs(width, c, levels[n, y], seen, net, totals, hidden, outputs)
+                _set_outputs(width, c, levels[n, y], seen, net, work, outputs)
                 set_mixtures(outputs, width, tables, each, weights, locations, steepnesses)
                 for x in range(width):
                     pixel = first * height * width + (y * width + x) * lanes
@@ -256,8 +311,8 @@ def decode_levels(
     offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
     size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
-    seen, hidden = np.empty((LANES, size + channels), np.int32), np.empty((LANES, size), np.int16)
-    totals, outputs = np.empty((LANES, size), np.int32), np.empty((parameters, LANES), np.int32)
+    seen, outputs = np.empty((LANES, size + channels), np.int32), np.empty((parameters, LANES), np.int32)
+    work = _network_workplace(LANES, size, channels)
     weights, locations, steepnesses = workplace(LANES, each)
     logistic = tables.logistic
     pixels = np.zeros((LANES, channels), np.uint8)
@@ -273,7 +328,7 @@ def decode_levels(
                     _see(flat, base, offsets, features[first + n, y, x], n, inputs)
                 _set_seen(lanes, inputs, net, seen)
                 for c in range(channels):
-                    _set_outputs(lanes, c, pixels, seen, net, totals, hidden, outputs)
+                    _set_outputs(lanes, c, pixels, seen, net, work, outputs)
                     set_mixtures(outputs, lanes, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
                         slot = state & (TOTAL - 1)
@@ -316,8 +371,8 @@ def code_near(
     offsets = flat_offsets(net.offsets, row, channels)
     inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
     size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
-    seen, hidden = np.empty((LANES, size + channels), np.int32), np.empty((LANES, size), np.int16)
-    totals, outputs = np.empty((LANES, size), np.int32), np.empty((parameters, LANES), np.int32)
+    seen, outputs = np.empty((LANES, size + channels), np.int32), np.empty((parameters, LANES), np.int32)
+    work = _network_workplace(LANES, size, channels)
     weights, locations, steepnesses = workplace(LANES, each)
     logistic = tables.logistic
     pixels = np.zeros((LANES, channels), np.uint8)
@@ -336,7 +391,7 @@ def code_near(
                     _see(flat, base, offsets, features[first + n, y, x], n, inputs)
                 _set_seen(lanes, inputs, net, seen)
                 for c in range(channels):
-                    _set_outputs(lanes, c, pixels, seen, net, totals, hidden, outputs)
+                    _set_outputs(lanes, c, pixels, seen, net, work, outputs)
                     set_mixtures(outputs, lanes, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
                         level = int(levels[first + n, y, x, c])

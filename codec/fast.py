@@ -20,6 +20,7 @@ from codec.context import (
     ContextNetwork,
     flat_offsets,
     margin_of,
+    residual_of,
     seen_weights,
 )
 from codec.integer import LEAK_BITS
@@ -48,7 +49,7 @@ class FastNetwork(NamedTuple):
     prediction_weight: Int32[np.ndarray, "channel 1 input"]
     prediction_bias: Int32[np.ndarray, "channel 1"]
     prediction_shift: Int32[np.ndarray, "channel 1"]
-    first_weight: Int32[np.ndarray, "channel hidden input"]
+    first_weight: Int32[np.ndarray, "channel hidden input"]  # those of the prediction, and residuals
     first_bias: Int32[np.ndarray, "channel hidden"]
     first_shift: Int32[np.ndarray, "channel hidden"]
     middle_weight: Int32[np.ndarray, "channel hidden hidden"]
@@ -65,9 +66,11 @@ def fast_network(net: ContextNetwork) -> FastNetwork:
     """Lay a context network without features out for speed."""
     channels, hidden = net.middle_bias.shape[0], net.middle_bias.shape[2]
     first = seen_weights(net)[:, :, : len(net.offsets) * channels]
-    if channels > 1:  # the pixel's own channels, of which a later one counts nothing
+    if channels > 1:  # the pixel's own levels and residuals, of which later channels' count nothing
         own = net.own_weight * np.tri(channels, k=-1, dtype=np.int16)[:, None]
-        first = np.concatenate([first, own], axis=2)
+        of_levels, of_residuals = own.copy(), own
+        of_levels[:, :hidden], of_residuals[:, hidden:] = 0, 0
+        first = np.concatenate([first, of_levels, of_residuals], axis=2)
     return FastNetwork(
         net.offsets,
         np.ascontiguousarray(first[:, hidden:], np.int32),
@@ -148,8 +151,19 @@ def _see(plane: np.ndarray, place: int, offsets: np.ndarray, inputs: np.ndarray)
 
 
 @njit(cache=True, nogil=True)
+def _note_residuals(
+    plane: np.ndarray, place: int, channel: int, channels: int, prediction: np.ndarray, inputs: np.ndarray
+) -> None:
+    """Fill inputs with how far a channel's levels are from their predictions, for the channels after it."""
+    if channel + 1 < channels:
+        row = len(inputs) - channels + channel
+        for n in range(FAST_LANES):
+            inputs[row, n] = residual_of(plane[place + channel, n] + CENTRE, prediction[0, n])
+
+
+@njit(cache=True, nogil=True)
 def _offsets_in(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
-    """Return where a pixel's inputs are from it: what it sees, and its own channels if it has several."""
+    """Return where a pixel's inputs are from it: what it sees, and its own levels if it has several."""
     seen = flat_offsets(offsets, row, channels)
     return seen if channels == 1 else np.concatenate((seen, np.arange(channels)))
 
@@ -212,6 +226,7 @@ def fast_slots_of_levels(
                         end = cumulative(high, n, weights, locations, steepnesses, each, logistic)
                         starts[symbol], frequencies[symbol] = start, end - start
                         symbol += 1
+                    _note_residuals(plane, place, c, channels, prediction, inputs)
     return starts, frequencies
 
 
@@ -287,4 +302,5 @@ def fast_decode_levels(
                         state, count = pop(state, start, end - start, words, count)
                         levels[first + n, y, x, c] = level
                         plane[place + c, n] = level - CENTRE
+                    _note_residuals(plane, place, c, channels, prediction, inputs)
     return levels, state, count

@@ -1,7 +1,7 @@
 """The ladder of lossy coding: where an image stands on it, and its latents there.
 
     rungs 0 … 5    latents alone, in ever shorter steps
-    rungs 6 … 16   latents, then each level's bin of 2·error + 1 levels, ever smaller
+    rungs 6 … 16   latents if the codec has features, then each level's bin of 2·error + 1, ever smaller
 
 An image may be on two rungs: the first `part` of PARTS of its latents or rows are one rung further up.
 """
@@ -110,12 +110,15 @@ def slots_of_parts(modes: Modes) -> Slots:
 
 @njit(cache=True, nogil=True)
 def decode_heads(
-    state: int, words: np.ndarray, count: int, images: int, tables: LatentTables
+    state: int, words: np.ndarray, count: int, images: int, tables: LatentTables, given: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Return the rungs, parts and latents (N,D) that a stream begins with, and the state and words after."""
+    """Return the rungs, parts and latents (N,D) that a stream begins with, and the state and words after.
+
+    Images on rungs of levels have latents where those are `given`, else zeros.
+    """
     latents = len(tables.lowest) // RUNGS_OF_LATENTS
     rungs, parts = np.empty(images, np.int64), np.zeros(images, np.int64)
-    k = np.empty((images, latents), np.int16)
+    k = np.zeros((images, latents), np.int16)
     for n in range(images):
         rungs[n] = min((state & (TOTAL - 1)) // _SLOTS_A_RUNG, RUNGS - 1)
         start = rungs[n] * _SLOTS_A_RUNG
@@ -129,7 +132,7 @@ def decode_heads(
             state, count = pop(state, slot >> _PART_BITS << _PART_BITS, 1 << _PART_BITS, words, count)
         number = rungs[n] if rungs[n] < RUNGS_OF_LATENTS else _NEAR_STEPS
         further = parts[n] * latents // PARTS if rungs[n] < RUNGS_OF_LATENTS - 1 else 0
-        for d in range(latents):
+        for d in range(latents if given or rungs[n] < RUNGS_OF_LATENTS else 0):
             row = (number + 1 if d < further else number) * latents + d
             k[n, d], state, count = pop_latent(state, words, count, row, tables)
     return rungs, parts, k, state, count

@@ -13,11 +13,14 @@ from codec.rans import TOTAL, pop
 
 
 class LatentTables(NamedTuple):
-    """The values lowest … highest of each dimension, and their shares of TOTAL slots."""
+    """The values lowest … highest of each dimension, and their shares of TOTAL slots; of none perhaps."""
 
     lowest: Int32[np.ndarray, " latent"]
     first: Int32[np.ndarray, " latent+1"]  # of a dimension's entries in `starts`: one a value, and TOTAL
     starts: Int32[np.ndarray, " entry"]
+
+
+NO_LATENTS = LatentTables(np.zeros(0, np.int32), np.zeros(1, np.int32), np.zeros(0, np.int32))
 
 
 def fit_latent_tables(k: Latents | FinerLatents) -> LatentTables:
@@ -43,7 +46,7 @@ def latent_faults(part: str, tables: LatentTables, largest: int = LARGEST_LATENT
     faults = []
     if (lowest < -largest).any() or (highest > largest).any():
         faults.append(f"{part}.lowest: a value is outside ±{largest}")
-    for d, table in enumerate(np.split(starts, first[1:-1])):
+    for d, table in enumerate(np.split(starts, first[1:-1]) if len(lowest) else ()):
         if table[0] != 0 or table[-1] != TOTAL or (np.diff(table) < 1).any():
             faults.append(f"{part}.starts: those of dimension {d} do not rise from 0 to 2^20")
     return faults

@@ -30,7 +30,7 @@ from codec.ladder import (
 )
 from codec.model import CodecModel
 from codec.networks import Features, FinerLatents, Latents, Levels
-from codec.rans import COSTS_A_BIT, StreamError
+from codec.rans import COSTS_A_BIT, TOTAL, StreamError
 
 BEST_QUALITY = 99
 # What a bit is worth, in squared error: 2^−12 · 16 at worth 0, doubled every WORTHS_AN_OCTAVE.
@@ -140,7 +140,7 @@ def rung_costs(model: CodecModel, levels: Levels, rungs: int = RUNGS) -> Costs:
     for rung in range(rungs):
         modes = whole_modes(np.full(len(levels), rung))
         if rung == RUNGS_OF_LATENTS:  # from here on latents are the same, and what is made of them
-            features = model.decoder.features(_narrow(_latents(model, finer, modes).k))
+            features = model.features_of(_narrow(_latents(model, finer, modes).k))
         coded = _coded(model, levels, finer, modes, features)
         errors[:, rung] = _squared_errors(coded.levels, levels)
         costs[:, rung] = coded.costs
@@ -157,7 +157,8 @@ def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     """Return the images of a stream; raise StreamError for one that no encoder wrote."""
     state, words = rans.opened(stream)
     tables = model.ladder
-    rungs, parts, k, state, left = decode_heads(state, words, len(words), images, tables)
+    given = model.config.features > 0
+    rungs, parts, k, state, left = decode_heads(state, words, len(words), images, tables, given)
     near = rungs >= RUNGS_OF_LATENTS
     levels = np.empty((images, *model.config.shape), np.uint8)
     if not near.all():
@@ -165,7 +166,7 @@ def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
         z = k[~near] * np.array(STEPS)[step_numbers(alone, k.shape[1])]
         levels[~near] = model.pictures.levels(z.astype(np.int16))
     if near.any():
-        features = model.decoder.features(_narrow(k[near]))
+        features = model.features_of(_narrow(k[near]))
         in_place = np.empty((len(features), *levels.shape[2:], levels.shape[1]), np.uint8)
         errors = row_errors(Modes(rungs[near], parts[near]), levels.shape[2])
         coding = (True, state, words, left)
@@ -201,7 +202,11 @@ def _latents(model: CodecModel, finer: FinerLatents, modes: Modes) -> _Latents:
     steps = np.array(STEPS)[numbers]
     k, entries = within_tables(quantised(finer, steps), numbers, model.ladder)
     starts = model.ladder.starts[entries].astype(np.int64)
-    return _Latents(k, (k * steps).astype(np.int16), starts, model.ladder.starts[entries + 1] - starts)
+    frequencies = model.ladder.starts[entries + 1] - starts
+    if model.decoder is None:  # a symbol that owns every slot costs nothing
+        near = modes.rungs >= RUNGS_OF_LATENTS
+        starts[near], frequencies[near] = 0, TOTAL
+    return _Latents(k, (k * steps).astype(np.int16), starts, frequencies)
 
 
 def _coded(
@@ -220,7 +225,7 @@ def _coded(
     if near.any():
         in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
         if features is None:
-            features = model.decoder.features(_narrow(latents.k[near]))
+            features = model.features_of(_narrow(latents.k[near]))
         errors = row_errors(Modes(modes.rungs[near], modes.parts[near]), levels.shape[2])
         coding = (False, 0, np.zeros(0, np.uint16), 0)
         first, count, near_costs, _, _ = code_near(

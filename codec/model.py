@@ -21,11 +21,11 @@ from codec.context import INPUTS, ContextNetwork, context_faults
 from codec.fast import HIDDEN_LAYERS, FastNetwork, fast_network
 from codec.integer import Layer
 from codec.ladder import STEPS, ladder_faults
-from codec.latents import LatentTables, latent_faults
+from codec.latents import LatentTables, latent_faults, within
 from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, Each, MixtureTables, table_faults
-from codec.networks import Doubling, Halving, IntegerDecoder, IntegerEncoder
+from codec.networks import Doubling, Features, Halving, IntegerDecoder, IntegerEncoder, Latents, Levels
 from models.bundle_files import Layout, layout_faults
-from models.config import Blocks, Channels, Strict, Width
+from models.config import MAX_WIDTH, Blocks, Channels, Strict, Width
 from models.vae import stage_sizes
 
 FILE = "codec.safetensors"
@@ -41,6 +41,7 @@ class CodecError(Exception):
 
 
 Side = Annotated[int, Field(ge=8, le=64)]
+FeatureCount = Annotated[int, Field(ge=0, le=MAX_WIDTH)]
 
 
 class FastConfig(Strict):
@@ -61,7 +62,7 @@ class CodecConfig(Strict):
     blocks: Blocks
     padding: int = Field(ge=-128, le=127, description="around an image, less 128")
     reach: int = Field(ge=1, le=8, description="of the context, in pixels")
-    features: Width
+    features: FeatureCount = Field(description="of the decoder, a pixel; 0 codes levels without latents")
     hidden: Width
     layers: int = Field(ge=1, le=8, description="hidden layers of the context network")
     components: int = Field(ge=1, le=64, description="of a level's mixture")
@@ -93,7 +94,7 @@ class CodecModel:
 
     config: CodecConfig
     encoder: IntegerEncoder
-    decoder: IntegerDecoder
+    decoder: IntegerDecoder | None  # none where levels are coded without latents
     pictures: IntegerDecoder  # of latents alone
     context: ContextNetwork
     fast: ContextNetwork
@@ -105,6 +106,18 @@ class CodecModel:
 
     def __repr__(self) -> str:
         return f"<CodecModel {'×'.join(map(str, self.config.shape))} {self.prefix.hex()}>"
+
+    def latents_of(self, levels: Levels) -> Latents:
+        """Return what levels are coded given: an image's integer latents, or none of them."""
+        if self.decoder is None:
+            return np.zeros((len(levels), 0), np.int8)
+        return within(self.encoder.latents(levels), self.latents)
+
+    def features_of(self, k: Latents) -> Features:
+        """Return each pixel's features, given those latents."""
+        if self.decoder is None:
+            return np.zeros((len(k), *self.config.shape[1:], 0), np.int16)
+        return self.decoder.features(k)
 
     @property
     def each(self) -> Each:
@@ -146,13 +159,15 @@ def save_codec(path: Path, model: CodecModel) -> None:
 
 def dumped(model: CodecModel) -> bytes:
     """Return the content of codec.safetensors."""
+    networks: dict[str, IntegerEncoder | IntegerDecoder] = {
+        "encoder": model.encoder,
+        "pictures": model.pictures,
+    }
+    if model.decoder is not None:
+        networks["decoder"] = model.decoder
     arrays = {
         f"{part}.{name}.{field}": getattr(layer, field)
-        for part, network in (
-            ("encoder", model.encoder),
-            ("decoder", model.decoder),
-            ("pictures", model.pictures),
-        )
+        for part, network in networks.items()
         for name, layer in network.layers().items()
         for field in ("weight", "bias", "shift")
     }
@@ -202,7 +217,7 @@ def load_codec(path: Path) -> CodecModel:
     )
     faults = [
         *model.encoder.faults(),
-        *model.decoder.faults("decoder"),
+        *(model.decoder.faults("decoder") if model.decoder is not None else ()),
         *model.pictures.faults("pictures"),
         *context_faults("context", model.context, config.reach),
         *context_faults("fast", model.fast, config.fast.reach),
@@ -230,8 +245,10 @@ def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
     }
 
 
-def _networks(config: CodecConfig, layer: LayerOf) -> tuple[IntegerEncoder, IntegerDecoder, IntegerDecoder]:
-    """Build the encoder, the decoder that gives features, and the one that gives levels."""
+def _networks(
+    config: CodecConfig, layer: LayerOf
+) -> tuple[IntegerEncoder, IntegerDecoder | None, IntegerDecoder]:
+    """Build the encoder, the decoder that gives features if any, and the one that gives levels."""
     channels, height, width = config.shape
     sizes = stage_sizes(height, width, len(config.channels))
     bottom = sizes[-1][0] * sizes[-1][1]
@@ -261,7 +278,8 @@ def _networks(config: CodecConfig, layer: LayerOf) -> tuple[IntegerEncoder, Inte
             doublings.append(Doubling(of_stage, layer(f"{part}.stages.{s}.convolution", 9 * size, 4 * after)))
         return IntegerDecoder(first, tuple(doublings), tuple(sizes[::-1]))
 
-    return encoder, decoder("decoder", config.features), decoder("pictures", channels)
+    of_features = decoder("decoder", config.features) if config.features else None
+    return encoder, of_features, decoder("pictures", channels)
 
 
 def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
@@ -279,9 +297,10 @@ def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
     layout |= _context_layout("context", config, config.shape[0], config.features, config.layers)
     layout |= _context_layout("fast", config.fast, config.shape[0], 0, HIDDEN_LAYERS)
     sizes = {name: arrays[name].shape[:1] for name in FREE_SIZES if name in arrays and arrays[name].ndim}
+    given = config.latent_dim if config.features else 0
     return layout | {
-        "latents.lowest": ("int32", (config.latent_dim,)),
-        "latents.first": ("int32", (config.latent_dim + 1,)),
+        "latents.lowest": ("int32", (given,)),
+        "latents.first": ("int32", (given + 1,)),
         "latents.starts": ("int32", sizes.get("latents.starts", (1,))),
         "ladder.lowest": ("int32", (len(STEPS) * config.latent_dim,)),
         "ladder.first": ("int32", (len(STEPS) * config.latent_dim + 1,)),

@@ -1,4 +1,7 @@
-"""Codecs small enough for a test: grey and RGB, one stage and two, of networks trained for a moment."""
+"""Codecs small enough for a test: grey and RGB, one stage and two, of networks trained for a moment.
+
+`alone` is one whose levels are coded without latents.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from training.codec import fit_codec
 from training.config import CodecTraining, FastTraining
 from training.datasets import Dataset
 
-SHAPES = {"grey": (1, 8, 8), "rgb": (3, 9, 10)}
+SHAPES = {"grey": (1, 8, 8), "rgb": (3, 9, 10), "alone": (3, 9, 10)}
 TRAINING = CodecTraining(
     latent_step=1.0,
     reach=2,
@@ -73,4 +76,5 @@ def tiny_data(shape: tuple[int, int, int]) -> Dataset:
 def fitted(kind: str) -> bytes:
     """Return the content of codec.safetensors."""
     shape = SHAPES[kind]
-    return dumped(fit_codec(tiny_vae(shape, MEANS), tiny_data(shape), TRAINING, seed=0))
+    config = TRAINING.model_copy(update={"features": 0}) if kind == "alone" else TRAINING
+    return dumped(fit_codec(tiny_vae(shape, MEANS), tiny_data(shape), config, seed=0))

@@ -4,7 +4,8 @@
     levels before each pixel ─────────────────────────────────────────────┴─► mixture ─► −log2 p(level)
     mu ─► k on a rung of the ladder ─► decoder (another) ─► head ─► levels ─► squared error
 
-The encoder stays as it is, so that the latents are those that the service gives.
+The encoder stays as it is, so that the latents are those that the service gives. Without features, levels are
+coded given those before them alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from codec.chunk import with_golden
 from codec.context import ContextNetwork
 from codec.fast import HIDDEN_LAYERS
 from codec.ladder import STEPS, fit_ladder
-from codec.latents import fit_latent_tables
+from codec.latents import NO_LATENTS, fit_latent_tables
 from codec.mixture import make_tables
 from codec.model import NO_GOLDEN, CodecConfig, CodecModel, FastConfig
 from codec.networks import FINER_BITS, IntegerDecoder, IntegerEncoder
@@ -34,7 +35,7 @@ from models.config import VAEConfig
 from models.likelihoods import Levels
 from models.vae import VAE, Upsample
 from training.config import CodecTraining, FastTraining
-from training.context import ContextModel, Outputs, integer_context, log_prob
+from training.context import ContextModel, Grid, Outputs, integer_context, log_prob, whitening
 from training.datasets import Dataset
 from training.errors import RunError
 from training.evaluation import posteriors
@@ -71,22 +72,63 @@ class LatentNetwork(nn.Module):
 class CodecNetwork(LatentNetwork):
     """p(levels given k) in floats: the decoder's features and a context network."""
 
-    def __init__(self, model: VAE, steps: Float[Tensor, " latent"], config: CodecTraining) -> None:
+    def __init__(
+        self, model: VAE, steps: Float[Tensor, " latent"], config: CodecTraining, calibration: Levels
+    ) -> None:
         super().__init__(model, steps, config.features)
-        shape = model.config.input.shape
-        self.context = ContextModel(
-            shape,
-            reach=config.reach,
-            hidden=config.hidden,
-            layers=config.layers,
-            components=config.components,
-            head=self.head,
-            features=config.features,
-        )
+        self.context = context_model(config, config.layers, calibration, self.head, config.features)
+        self.grids = Grids(config.stride)
 
     def forward(self, levels: Levels, k: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
         """Return the mean −log2 p of a level."""
-        return _bits(levels, self.context(levels, self.activations(k)))
+        grid = next(self.grids)
+        return _bits(grid.of(levels), self.context(levels, self.activations(k), grid))
+
+
+class LevelNetwork(nn.Module):
+    """p(levels) in floats: a context network alone."""
+
+    def __init__(self, context: ContextModel, stride: int) -> None:
+        super().__init__()
+        self.context, self.grids = context, Grids(stride)
+
+    def forward(self, levels: Levels) -> Float[Tensor, ""]:
+        """Return the mean −log2 p of a level."""
+        grid = next(self.grids)
+        return _bits(grid.of(levels), self.context(levels, None, grid))
+
+
+class Grids(Iterator[Grid]):
+    """Grids of pixels, each from another corner: more images teach more than more of their pixels do."""
+
+    def __init__(self, stride: int) -> None:
+        self.stride, self.corners = stride, np.random.default_rng(0)
+
+    def __next__(self) -> Grid:
+        """Return the next step's grid."""
+        top, left = self.corners.integers(self.stride, size=2)
+        return Grid(int(top), int(left), self.stride)
+
+
+def context_model(
+    config: CodecTraining | FastTraining,
+    layers: int,
+    calibration: Levels,
+    head: Upsample | None = None,
+    features: int = 0,
+) -> ContextModel:
+    """Return a context network of a config's sizes, yet to be trained on images like these."""
+    _, channels, height, width = calibration.shape
+    return ContextModel(
+        (channels, height, width),
+        reach=config.reach,
+        hidden=config.hidden,
+        layers=layers,
+        components=config.components,
+        whitening=whitening(calibration, config.reach),
+        head=head,
+        features=features,
+    )
 
 
 class PictureNetwork(LatentNetwork):
@@ -102,24 +144,6 @@ class PictureNetwork(LatentNetwork):
         magnitude = torch.floor((3 * finer.abs() + steps) / (3 * steps))  # as codec.ladder.quantised
         picture = self.head(self.activations(finer.sign() * magnitude * steps))
         return F.mse_loss(picture.float(), levels / HALF_RANGE)
-
-
-class FastModel(nn.Module):
-    """p(levels) in floats: a context network alone."""
-
-    def __init__(self, shape: tuple[int, int, int], config: FastTraining) -> None:
-        super().__init__()
-        self.context = ContextModel(
-            shape,
-            reach=config.reach,
-            hidden=config.hidden,
-            layers=HIDDEN_LAYERS,
-            components=config.components,
-        )
-
-    def forward(self, levels: Levels) -> Float[Tensor, ""]:
-        """Return the mean −log2 p of a level."""
-        return _bits(levels, self.context(levels))
 
 
 def _bits(levels: Levels, outputs: Outputs) -> Float[Tensor, ""]:
@@ -141,11 +165,45 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
     calibration = levels[torch.from_numpy(chosen)]
     on_cpu = deepcopy(model).cpu()
     encoder = integer_encoder(on_cpu, steps, calibration.cpu())
-    k = encoder.latents(dataset.train)
+    decoder, tables = None, NO_LATENTS
+    if config.features:
+        k = encoder.latents(dataset.train)
+        tables = fit_latent_tables(k)
+        decoder, context = _fit_with_latents(on_cpu, steps, levels, k, chosen, config, seed)
+    else:
+        context = _fit_alone(levels, calibration.cpu(), config, config.layers, config, seed)
+    fast = _fit_alone(levels, calibration.cpu(), config.fast, HIDDEN_LAYERS, config, seed)
+    finer = encoder.finer_latents(dataset.train)
+    pictures = _fit_pictures(on_cpu, steps, levels, finer, config, seed)
+    without = CodecModel(
+        _sizes(on_cpu.config, encoder, config),
+        encoder,
+        decoder,
+        pictures,
+        context,
+        fast,
+        tables,
+        fit_ladder(finer),
+        make_tables(),
+        NO_GOLDEN,
+    )
+    return with_golden(without, _golden_levels(calibration.cpu().numpy()))
+
+
+def _fit_with_latents(
+    model: VAE,
+    steps: Float[Tensor, " latent"],
+    levels: Levels,
+    k: np.ndarray,
+    chosen: np.ndarray,
+    config: CodecTraining,
+    seed: int,
+) -> tuple[IntegerDecoder, ContextNetwork]:
+    some, calibration = torch.from_numpy(k[chosen]).float(), levels[torch.from_numpy(chosen)].cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = CodecNetwork(on_cpu, steps, config)
-        magnitude = _scale_head(network, torch.from_numpy(k[chosen]).float())
+        network = CodecNetwork(model, steps, config, calibration)
+        magnitude = _scale_head(network, some)
     network = network.to(levels.device)
     head, rest = network.head, list(network.context.parameters())
     of_head = {id(parameter) for parameter in head.parameters()}
@@ -156,12 +214,27 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
     ]
     inputs = (levels, torch.from_numpy(k).to(levels.device).float())
     trained = _trained(network, rates, inputs, config, config.epochs, seed).cpu()
-    fast = _fit_fast(levels, calibration.cpu(), config, seed)
-    finer = encoder.finer_latents(dataset.train)
-    pictures = _fit_pictures(on_cpu, steps, levels, finer, config, seed)
-    return _in_integers(
-        on_cpu.config, encoder, trained, fast, pictures, calibration.cpu(), chosen, k, finer, config
-    )
+    whole = nn.Sequential(*trained.decoder, trained.head)
+    decoder, feature_steps = integer_decoder(model.config, whole, trained.steps, some)
+    with torch.inference_mode():
+        activations = trained.activations(some)
+        return decoder, integer_context(trained.context, feature_steps, calibration, activations)
+
+
+def _fit_alone(
+    levels: Levels,
+    calibration: Levels,
+    sizes: CodecTraining | FastTraining,
+    layers: int,
+    config: CodecTraining,
+    seed: int,
+) -> ContextNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LevelNetwork(context_model(sizes, layers, calibration), config.stride).to(levels.device)
+    rates = [(list(network.parameters()), sizes.learning_rate)]
+    trained = _trained(network, rates, (levels,), config, sizes.epochs, seed).cpu()
+    return integer_context(trained.context, torch.zeros(0), calibration)
 
 
 def _fit_pictures(
@@ -188,16 +261,6 @@ def _fit_pictures(
     whole = nn.Sequential(*trained.decoder, trained.head)
     output_steps = torch.full((levels.shape[1],), 1 / HALF_RANGE)
     return integer_decoder(model.config, whole, trained.steps, z[:CALIBRATION_IMAGES], output_steps)[0]
-
-
-def _fit_fast(levels: Levels, calibration: Levels, config: CodecTraining, seed: int) -> ContextNetwork:
-    shape = (levels.shape[1], levels.shape[2], levels.shape[3])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = FastModel(shape, config.fast).to(levels.device)
-    rates = [(list(model.parameters()), config.fast.learning_rate)]
-    trained = _trained(model, rates, (levels,), config, config.fast.epochs, seed).cpu()
-    return integer_context(trained.context, torch.zeros(0), calibration)
 
 
 def _trained(
@@ -262,24 +325,8 @@ def _batches(images: int, batch_size: int, epochs: int, seed: int) -> Iterator[T
         yield from order[: images - images % batch_size].split(batch_size)
 
 
-def _in_integers(
-    vae: VAEConfig,
-    encoder: IntegerEncoder,
-    network: CodecNetwork,
-    fast: ContextNetwork,
-    pictures: IntegerDecoder,
-    calibration: Levels,
-    chosen: np.ndarray,
-    k: np.ndarray,
-    finer: np.ndarray,
-    config: CodecTraining,
-) -> CodecModel:
-    some = torch.from_numpy(k[chosen]).float()
-    whole = nn.Sequential(*network.decoder, network.head)
-    decoder, feature_steps = integer_decoder(vae, whole, network.steps, some)
-    with torch.inference_mode():
-        context = integer_context(network.context, feature_steps, calibration, network.activations(some))
-    sizes = CodecConfig(
+def _sizes(vae: VAEConfig, encoder: IntegerEncoder, config: CodecTraining) -> CodecConfig:
+    return CodecConfig(
         shape=vae.input.shape,
         latent_dim=vae.latent_dim,
         channels=vae.channels,
@@ -294,19 +341,6 @@ def _in_integers(
             reach=config.fast.reach, hidden=config.fast.hidden, components=config.fast.components
         ),
     )
-    without = CodecModel(
-        sizes,
-        encoder,
-        decoder,
-        pictures,
-        context,
-        fast,
-        fit_latent_tables(k),
-        fit_ladder(finer),
-        make_tables(),
-        NO_GOLDEN,
-    )
-    return with_golden(without, _golden_levels(calibration.numpy()))
 
 
 def _golden_levels(images: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from codec.model import FeatureCount
 from models.config import (
     Blocks,
     Channels,
@@ -140,11 +141,16 @@ class CodecTraining(Strict):
 
     latent_step: float = Field(default=10.0, gt=0, description="of integer latents, in medians of σ")
     reach: int = Field(default=4, ge=1, le=8, description="of the context, in pixels")
-    features: Width = Field(default=24, description="of the decoder, a pixel")
+    features: FeatureCount = Field(
+        default=24, description="of the decoder, a pixel; 0 codes levels without latents"
+    )
     hidden: Width = Field(default=64, description="units of a hidden layer of the context network")
     layers: int = Field(default=2, ge=1, le=8, description="hidden layers")
     components: int = Field(default=5, ge=1, le=64, description="of a level's mixture")
     epochs: int = Field(default=8, ge=1)
+    stride: int = Field(
+        default=2, ge=1, le=8, description="of the pixels of an image that a step learns from"
+    )
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     decoder_learning_rate: float = Field(default=5e-4, ge=0)

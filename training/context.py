@@ -1,13 +1,15 @@
 """The context network in floats: what is trained, and its way to integers.
 
-levels before a pixel, `reach` away or less ─┬─► a prediction ──────────────┐
-                                             ├─► hidden layers ─────────────┴─► a mixture of logistics
-the decoder's activations, if any ─► head ───┘                                  around the prediction
+levels before a pixel, `reach` away or less ─┬─► a prediction ───────────────┐
+                                             ├─► hidden layers ──────────────┴─► a mixture of logistics
+how far channels before were from theirs ────┤                                   around the prediction
+the decoder's activations, if any ─► head ───┘
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from codec.context import (
     INPUTS,
     LARGEST_HIDDEN,
     LARGEST_INPUT,
+    LARGEST_RESIDUAL,
     LARGEST_SHIFT,
     SMALLEST_HIDDEN,
     ContextNetwork,
@@ -29,11 +32,13 @@ from codec.rans import TOTAL
 from models.likelihoods import Levels
 from models.vae import Upsample, rectified
 
-LARGEST_WEIGHT = 2047
+LARGEST_WEIGHT = 2**15 - 1
 LARGEST_SUM = 2.0**29  # of a layer's products: 2^31 is the limit of sums, biases and rounding included
 # Outputs of about −1 … 1 become logits in nats, locations in levels, scales in octaves above the smallest.
 LOGIT_CENTRE = (LOGITS - 1) / LOGIT_STEPS / 2
 OCTAVES, OCTAVE_CENTRE = 4, 6
+RESIDUAL_GAIN = 8.0  # of how far a level was from its prediction, in half the range of levels
+NOISE = 1 / CENTRE  # of levels: directions in which they vary less are not enlarged to the size of others
 SPREAD = 0.25  # of the components' locations around the prediction, at first
 Activations = Float[Tensor, "batch channel h w"]
 Outputs = Float[Tensor, "batch channel 3 component height width"]
@@ -43,6 +48,36 @@ def context_offsets(reach: int) -> Int64[Tensor, "context 2"]:
     """Return (dy, dx) of the pixels before a pixel, in raster order, that are `reach` away or less."""
     rows, columns = torch.meshgrid(torch.arange(-reach, 1), torch.arange(-reach, reach + 1), indexing="ij")
     return torch.stack([rows, columns], dim=-1).flatten(0, 1)[: -reach - 1]
+
+
+class Grid(NamedTuple):
+    """Every n-th pixel of every n-th row."""
+
+    top: int
+    left: int
+    stride: int
+
+    def of(self, maps: Tensor) -> Tensor:
+        """Return what is on the grid of maps (…, H, W)."""
+        return maps[..., self.top :: self.stride, self.left :: self.stride]
+
+
+ALL_PIXELS = Grid(0, 0, 1)
+
+
+def whitening(levels: Levels, reach: int) -> Float[Tensor, "seen seen"]:
+    """Return what makes the levels that a pixel sees, channel by channel, uncorrelated and of one size.
+
+    They share their brightness, and differ from each other by little; a network of raw levels spends its
+    training on telling the difference. ZCA whitening: Kessy, Lewin and Strimmer, 2018.
+    """
+    channels = levels.shape[1]
+    x = F.pad((levels.float() - CENTRE) / CENTRE, (reach, reach, reach, 0))
+    windows = F.unfold(x, (reach + 1, 2 * reach + 1)).unflatten(1, (channels, -1))
+    seen = windows[:, :, : len(context_offsets(reach))].flatten(1, 2).transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh((seen.T @ seen / len(seen)).double())
+    scales = (values.clamp(min=0) + NOISE**2).rsqrt()
+    return ((vectors * scales) @ vectors.T).float()
 
 
 class PixelLayer(nn.Module):
@@ -61,9 +96,13 @@ class PixelLayer(nn.Module):
 
 
 class ContextModel(nn.Module):
-    """p(level given the levels before it and, with a head, the VAE decoder's last activations)."""
+    """p(level given the levels before it and, with a head, the VAE decoder's last activations).
+
+    `whitening` is what the function of that name gives of some images.
+    """
 
     own_mask: Tensor
+    whitening: Tensor
 
     def __init__(
         self,
@@ -73,6 +112,7 @@ class ContextModel(nn.Module):
         hidden: int,
         layers: int,
         components: int,
+        whitening: Float[Tensor, "seen seen"],
         head: Upsample | None = None,
         features: int = 0,
     ) -> None:
@@ -81,7 +121,7 @@ class ContextModel(nn.Module):
         self.channels, self.reach, self.hidden, self.head = channels, reach, hidden, head
         context = len(context_offsets(reach))
         scale = math.sqrt(2 / (context * channels + features))
-        self.of_levels = nn.Parameter(torch.randn(hidden, channels, context) * scale)
+        self.of_whitened = nn.Parameter(torch.randn(hidden, channels * context) * scale / 2)
         self.of_features = nn.Parameter(torch.randn(hidden, features) * scale)
         # Of the channels of a pixel before each channel.
         self.of_own = nn.Parameter(torch.randn(channels, hidden, channels) * scale)
@@ -97,6 +137,12 @@ class ContextModel(nn.Module):
             self.last.bias.unflatten(1, (3, -1))[:, 1] = SPREAD * torch.linspace(-1, 1, components)
         own_mask = torch.ones(channels, channels).tril(-1)[:, None]
         self.register_buffer("own_mask", own_mask, persistent=False)
+        self.register_buffer("whitening", whitening, persistent=False)
+
+    @property
+    def of_levels(self) -> Float[Tensor, "hidden channel context"]:
+        """The first layer's weights of the levels that a pixel sees."""
+        return (self.of_whitened @ self.whitening).unflatten(1, (self.channels, -1))
 
     def _begin_with_neighbours(self) -> None:
         """Predict a level from those around it, and from how far the channel before was from the same."""
@@ -110,32 +156,37 @@ class ContextModel(nn.Module):
             for channel in range(1, self.channels):
                 self.prediction_of_own[channel, channel - 1] = 1.0
 
-    def forward(self, levels: Levels, activations: Activations | None = None) -> Outputs:
-        """Return what `log_prob` takes, for every level; activations are what a head needs."""
-        # Exact in eight bits too.
-        x = (levels.to(self.of_levels.dtype if activations is None else activations.dtype) - CENTRE) / CENTRE
-        seen = self._seen(x, self.of_levels)
+    def forward(
+        self, levels: Levels, activations: Activations | None = None, grid: Grid = ALL_PIXELS
+    ) -> Outputs:
+        """Return what `log_prob` takes, for the levels on a grid; activations are what a head needs."""
+        x = (levels.to(self.of_whitened.dtype) - CENTRE) / CENTRE
+        # Differences of levels, and locations, need more than bfloat16's eight bits.
+        with torch.autocast(x.device.type, enabled=False):
+            seen = self._seen(x, self.of_levels, grid)
+            of_own = self.prediction_of_own.tril(-1)[..., None, None]
+            predicted = self._seen(x, self.prediction, grid) + F.conv2d(grid.of(x), of_own)
+            residuals = RESIDUAL_GAIN * (grid.of(x) - predicted)
         if self.head is not None:
-            seen = seen + F.conv2d(rectified(self.head(activations)), self.of_features[..., None, None])
+            features = rectified(grid.of(self.head(activations)))
+            seen = seen + F.conv2d(features, self.of_features[..., None, None])
         own = (self.of_own * self.own_mask).flatten(0, 1)[..., None, None]
-        h = seen.repeat(1, self.channels, 1, 1) + F.conv2d(x, own, self.bias.flatten())
+        h = seen.repeat(1, self.channels, 1, 1) + F.conv2d(residuals, own, self.bias.flatten())
         for layer in self.middle:
             h = layer(rectified(h))
         h = rectified(h)
-        # Locations need more than bfloat16's eight bits.
         with torch.autocast(h.device.type, enabled=False):
             outputs: Tensor = self.last(h.float())
-            of_own = self.prediction_of_own.tril(-1)[..., None, None]
-            predicted = self._seen(x.float(), self.prediction) + F.conv2d(x.float(), of_own)
         logits, locations, scales = outputs.unflatten(1, (self.channels, 3, -1)).unbind(2)
         return torch.stack([logits, locations + predicted.unsqueeze(2), scales], dim=2)
 
-    def _seen(self, x: Tensor, weight: Float[Tensor, "output channel context"]) -> Tensor:
-        """Return the sums of the levels before each pixel."""
+    def _seen(self, x: Tensor, weight: Float[Tensor, "output channel context"], grid: Grid) -> Tensor:
+        """Return the sums of the levels before each pixel of a grid."""
         reach = self.reach
         missing = (reach + 1) * (2 * reach + 1) - weight.shape[2]  # the pixel and those after it
         window = F.pad(weight, (0, missing)).unflatten(2, (reach + 1, 2 * reach + 1))
-        return F.conv2d(F.pad(x, (reach, reach, reach, 0)), window)
+        padded = F.pad(x, (reach, reach, reach, 0))[..., grid.top :, grid.left :]
+        return F.conv2d(padded, window, stride=grid.stride)
 
 
 def log_prob(levels: Levels, outputs: Outputs) -> Float[Tensor, "batch channel height width"]:
@@ -176,14 +227,16 @@ def integer_context(
 
     of_levels = _double(model.of_levels).transpose(1, 2).flatten(1) / CENTRE
     of_features = _double(model.of_features) * feature_steps.double()
-    of_own = _double(model.of_own * model.own_mask) / CENTRE
+    of_own = _double(model.of_own * model.own_mask) * (RESIDUAL_GAIN / CENTRE / LOCATION_STEPS)
     inputs = torch.cat([of_levels, of_features], dim=1)
     inputs = F.pad(inputs, (0, -inputs.shape[1] % INPUTS))
     first_bias = _double(model.bias) / first_steps
     both = torch.cat([inputs, *of_own], dim=1) / first_steps[:, None]
-    weight, shift = _integers(both, first_bias.abs().amax(dim=0), LARGEST_INPUT)
-    first_bias = torch.round(first_bias * torch.exp2(shift))
     size = inputs.shape[1]
+    largest = torch.full((both.shape[1],), LARGEST_INPUT)
+    largest[size:] = LARGEST_RESIDUAL
+    weight, shift = _integers(both, first_bias.abs().amax(dim=0), largest)
+    first_bias = torch.round(first_bias * torch.exp2(shift))
     own = weight[:, size:].unflatten(1, (channels, channels)).transpose(0, 1)
 
     # The prediction is an output more of the first layer, in steps of a location.
@@ -244,11 +297,13 @@ def _hidden_ranges(model: ContextModel, levels: Levels, activations: Activations
 
 
 def _integers(
-    weight: Float[Tensor, "*channel output input"], bias: Float[Tensor, "*channel output"], largest_input: int
+    weight: Float[Tensor, "*channel output input"],
+    bias: Float[Tensor, "*channel output"],
+    largest: int | Int64[Tensor, " input"],
 ) -> tuple[Tensor, Tensor]:
-    """Return weights of twelve bits and a shift for each output, small enough for the sums' 32 bits."""
+    """Return weights of 16 bits and a shift for each output, small enough for the sums' 32 bits."""
     widest = weight.abs().amax(dim=-1).clamp(min=2.0**-16)
-    reach = weight.abs().sum(dim=-1) * largest_input + bias.abs() + 0.5
+    reach = (weight.abs() * largest).sum(dim=-1) + bias.abs() + 0.5
     shift = torch.floor(torch.log2(torch.minimum(LARGEST_WEIGHT / widest, LARGEST_SUM / reach)))
     shift = shift.clamp(0, LARGEST_SHIFT)
     return torch.round(weight * torch.exp2(shift)[..., None]), shift

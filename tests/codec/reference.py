@@ -95,24 +95,23 @@ class Reference:
 
     def chunk(self, data: bytes, images: int) -> np.ndarray:
         stream = Stream(data)
+        channels, height, width = self.config["shape"]
         first, starts, lowest = self["latents.first"], self["latents.starts"], self["latents.lowest"]
-        features: list[Any] = []
-        if not self.is_fast:
+        features: list[Any] = [[[[]] * width] * height] * images
+        if not self.is_fast and self.config["features"]:
             latents = [
                 [lowest[d] + stream.symbol(starts[first[d] : first[d + 1]]) for d in range(len(lowest))]
                 for _ in range(images)
             ]
             features = [self.decoded("decoder", k) for k in latents]
         size = 16 if self.is_fast else 4
-        channels, height, width = self.config["shape"]
         levels = np.zeros((images, height, width, channels), np.uint8)
         for group in range(0, images, size):
             for y in range(height):
                 for x in range(width):
                     for c in range(channels):
                         for n in range(group, min(group + size, images)):
-                            of_pixel = [] if self.is_fast else features[n][y][x]
-                            table = self.level_starts(levels[n], of_pixel, y, x, c)
+                            table = self.level_starts(levels[n], features[n][y][x], y, x, c)
                             levels[n, y, x, c] = self.level(stream, table)
         assert stream.state == 0
         assert not stream.words
@@ -130,7 +129,7 @@ class Reference:
             rung = stream.symbol([*(i * (2**20 // 17) for i in range(17)), 2**20])
             part = (stream.symbol([*(i * 2**13 for i in range(32)), 2**20]) + 1) % 32
             k, z = [], []
-            for d in range(latents):
+            for d in range(latents if rung < 6 or self.config["features"] else 0):
                 row = rung if rung < 6 else 2
                 if rung < 5 and d < part * latents // 32:
                     row += 1
@@ -141,7 +140,7 @@ class Reference:
                 levels[n] = self.decoded("pictures", z)
                 continue
             near.append(n)
-            features[n] = self.decoded("decoder", k)
+            features[n] = self.decoded("decoder", k) if k else [[[]] * width] * height
             ladder = [85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0]
             errors[n] = [ladder[min(rung - 6 + (y < part * height // 32), 10)] for y in range(height)]
         for group in range(0, len(near), 4):
@@ -244,17 +243,21 @@ class Reference:
             inside = 0 <= y + dy < height and 0 <= x + dx < width
             inputs += [int(levels[y + dy, x + dx, j]) - 128 if inside else 0 for j in range(channels)]
         inputs += features
+        inputs += [0] * (len(self[f"{net}.seen_weight"][0]) - len(inputs))
+        units = len(self[f"{net}.first_bias"][c]) - 1
         own = [int(levels[y, x, j]) - 128 for j in range(c)]
-        first = []
-        for o, own_weight in enumerate(self[f"{net}.own_weight"][c]):
-            is_prediction = o == len(self[f"{net}.own_weight"][c]) - 1
-            weight = self[f"{net}.seen_weight"][o + c if is_prediction else o]
-            inputs += [0] * (len(weight) - len(inputs))
-            total = sum(w * v for w, v in zip(weight, inputs, strict=True)) + self[f"{net}.first_bias"][c][o]
-            first.append(total + sum(w * v for w, v in zip(own_weight, own, strict=False)))
+        predictions = [
+            rounded(
+                self._first(net, j, units, units + j, inputs, own[:j]), self[f"{net}.first_shift"][j][units]
+            )
+            for j in range(c + 1)
+        ]
+        residuals = [min(max(16 * v - t, -4095), 4095) for v, t in zip(own, predictions[:c], strict=True)]
         shifts = self[f"{net}.first_shift"][c]
-        hidden = [act(t, s, -512, 4095) for t, s in zip(first[:-1], shifts[:-1], strict=True)]
-        prediction = rounded(first[-1], shifts[-1])
+        hidden = [
+            act(self._first(net, c, o, o, inputs, residuals), shifts[o], -512, 4095) for o in range(units)
+        ]
+        prediction = predictions[c]
         for layer in range(len(self[f"{net}.middle_weight"][c])):
             hidden = [act(t, s, -512, 4095) for t, s in self._dense(hidden, f"{net}.middle", c, layer)]
         outputs = [rounded(t, s) for t, s in self._dense(hidden, f"{net}.last", c)]
@@ -266,6 +269,11 @@ class Reference:
         weights = [2**16 * v // sum(e) for v in e]
         weights[logits.index(max(logits))] += 2**16 - sum(weights)
         return [0, *(self._start(v, weights, locations, steepnesses) for v in range(1, 256)), 2**20]
+
+    def _first(self, net: str, c: int, o: int, row: int, inputs: list[int], own: list[int]) -> int:
+        total = sum(w * v for w, v in zip(self[f"{net}.seen_weight"][row], inputs, strict=True))
+        total += sum(w * v for w, v in zip(self[f"{net}.own_weight"][c][o], own, strict=False))
+        return total + self[f"{net}.first_bias"][c][o]  # type: ignore[no-any-return]
 
     def _dense(self, hidden: list[int], name: str, *which: int) -> list[tuple[int, int]]:
         weight, bias, shift = (self[f"{name}_{part}"] for part in ("weight", "bias", "shift"))

@@ -33,4 +33,6 @@ def test_a_later_channel_of_a_pixel_counts_nothing(rgb: CodecModel) -> None:
     own = np.ones_like(rgb.fast.own_weight)
     network = fast_network(ContextNetwork(**(rgb.fast._asdict() | {"own_weight": own})))
     seen = 3 * len(rgb.fast.offsets)
-    assert network.first_weight[:, 0, seen:].tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    before = [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert network.first_weight[:, 0, seen:].tolist() == [[0, 0, 0, *row] for row in before]
+    assert network.prediction_weight[:, 0, seen:].tolist() == [[*row, 0, 0, 0] for row in before]

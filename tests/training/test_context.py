@@ -14,7 +14,7 @@ from codec.rans import TOTAL
 from models.vae import Upsample
 from tests.codecs import SHAPES, TRAINING, pictures
 from training.config import CodecTraining
-from training.context import ContextModel, context_offsets, integer_context, log_prob
+from training.context import ContextModel, context_offsets, integer_context, log_prob, whitening
 
 ACTIVATIONS = 3
 
@@ -29,6 +29,7 @@ def built(shape: tuple[int, int, int], config: CodecTraining = TRAINING) -> Cont
             hidden=config.hidden,
             layers=config.layers,
             components=config.components,
+            whitening=whitening(torch.from_numpy(pictures(shape, 8)), config.reach),
             head=head,
             features=config.features,
         )
