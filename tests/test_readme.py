@@ -47,6 +47,12 @@ def test_the_gist_of_an_answer_keeps_names_counts_and_words() -> None:
     assert gist("/dev/stdin: PNG image data, 28 x 28") == "/dev/stdin: PNG image data, 28 x 28"
 
 
+def test_the_tables_are_those_that_the_benchmarks_wrote() -> None:
+    for benchmark in ("compression", "distortion"):
+        table = (ROOT / "benchmarks" / benchmark / "results" / "results.md").read_text(encoding="utf-8")
+        assert f"<!-- {benchmark} -->\n{table}<!-- /{benchmark} -->" in README
+
+
 @pytest.mark.parametrize("shown", ["0.64,-0.19,1e-05,0.", "0.123456,-", "0.5,0.4,0.3,-0.2", "0.644,0"])
 def test_the_gist_of_a_cut_list_does_not_depend_on_where_the_cut_fell(shown: str) -> None:
     assert gist(f'{{"mu":[[{shown}', is_cut=True) == '{"mu":[[<number>, …'

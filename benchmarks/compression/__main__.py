@@ -1,7 +1,7 @@
 """`python -m benchmarks.compression`: the shipped codecs against image formats and general compressors.
 
 Lossless, on every image of each bundle's test set, one thread: one file of all, and each image alone, all
-bytes counted, all images read back and compared. Needs `make data` and takes half an hour.
+bytes counted, all images read back and compared. Needs `make data`; a bundle takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.compression.contenders import Images, contenders
 from benchmarks.compression.measurement import Measured, measured
-from benchmarks.compression.report import table, write_report
+from benchmarks.compression.report import summary, write_report, write_results
 from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
 from codec.chunk import verified
 from codec.model import FILE
@@ -29,13 +29,17 @@ PACKAGES = ("numba", "pillow", "imagecodecs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every shipped codec and its peers, write the figures and print them."""
+    """Measure shipped codecs and their peers, write the figures and print them with those there were."""
+    shipped = [path.parent.name for path in sorted(SHIPPED.glob(f"*/{FILE}"))]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description=__doc__)
+    parser.add_argument("bundles", nargs="*", metavar="BUNDLE", help=f"{', '.join(shipped)}; all by default")
     parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="1-100", default=3)
     parser.add_argument("--images", type=int, help="of each test set, from the first; all by default")
     parser.add_argument("--only", default="", help="measure those alone whose name begins so: vaeserve, …")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/compression/results"))
     options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.bundles) - set(shipped)):
+        parser.error(f"bundles without a codec: {', '.join(unknown)}; there are {', '.join(shipped)}")
     torch.set_num_threads(1)
     facts = {
         "command": shlex.join(["python", "-m", "benchmarks.compression", *(arguments or sys.argv[1:])]),
@@ -43,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": describe_versions(*PACKAGES),
         "commit": describe_commit(),
     }
-    bundles = [path.parent.name for path in sorted(SHIPPED.glob(f"*/{FILE}"))]
-    results = {bundle: measure(bundle, options.rounds, options.images, options.only) for bundle in bundles}
-    write_report(options.out, facts, results)
-    print(table(results))
+    for bundle in options.bundles or shipped:
+        rows = measure(bundle, options.rounds, options.images, options.only)
+        write_results(options.out, bundle, facts, rows)
+    print(summary(write_report(options.out)))
     return 0
 
 

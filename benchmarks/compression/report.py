@@ -1,4 +1,4 @@
-"""The figures as JSON, a table and a plot."""
+"""The figures as JSON, a file for each bundle, and those of all bundles as a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,35 +21,51 @@ PUBLISHED = {
 Results = Mapping[str, Sequence[Measured]]  # by bundle
 
 
-def write_report(folder: Path, facts: Mapping[str, Any], results: Results) -> None:
-    """Write results.json, results.md and results.png."""
+def write_results(folder: Path, bundle: str, facts: Mapping[str, Any], rows: Sequence[Measured]) -> None:
+    """Write a bundle's figures as BUNDLE.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    bundles = {bundle: [asdict(measured) for measured in rows] for bundle, rows in results.items()}
-    document = {**facts, "published": PUBLISHED, "bundles": bundles}
+    document = {**facts, "published": PUBLISHED.get(bundle, {}), "rows": [asdict(row) for row in rows]}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "results.md").write_text(table(results), encoding="utf-8")
+    (folder / f"{bundle}.json").write_text(text, encoding="utf-8")
+
+
+def write_report(folder: Path) -> Results:
+    """Write results.md and results.png of the figures in a folder, and return those."""
+    results = {
+        path.stem: [Measured(**row) for row in json.loads(path.read_bytes())["rows"]]
+        for path in sorted(folder.glob("*.json"))
+    }
+    (folder / "results.md").write_text(summary(results), encoding="utf-8")
     _draw(results).savefig(folder / "results.png", dpi=110)
+    return results
 
 
-def table(results: Results) -> str:
-    """Return Markdown tables, one for each bundle."""
-    return "\n".join(_table(bundle, rows) for bundle, rows in results.items())
+def summary(results: Results) -> str:
+    """Return a Markdown table, a contender a row.
 
-
-def _table(bundle: str, rows: Sequence[Measured]) -> str:
-    lines = [
-        f"| `{bundle}` | one file of all, bits/dim | single images, mean bytes "
-        "| compress, MB/s | decompress, MB/s |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row.name} | {row.whole_bits_per_dim:.3f} | {row.single_bytes:.0f} "
-        f"| {_speed(row.compress_mb_s)} | {_speed(row.decompress_mb_s)} |"
-        for row in rows
-    ]
-    lines += [f"| {name}, published | {bits:.2f} | | | |" for name, bits in PUBLISHED.get(bundle, {}).items()]
+    For each bundle the bits/dim of one file of all images, the mean bytes of single images, and the speed of
+    compressing and decompressing the file in MB/s of pixels.
+    """
+    heads = [f"{bundle} {unit}" for unit in ("bits/dim", "bytes", "MB/s") for bundle in results]
+    lines = [f"| | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    by_name = {bundle: {row.name: row for row in rows} for bundle, rows in results.items()}
+    for name in dict.fromkeys(row.name for rows in results.values() for row in rows):
+        rows = [found.get(name) for found in by_name.values()]
+        cells = [f"{row.whole_bits_per_dim:.3f}" if row else "" for row in rows]
+        cells += [f"{row.single_bytes:.0f}" if row else "" for row in rows]
+        cells += [
+            f"{_speed(row.compress_mb_s)}, {_speed(row.decompress_mb_s)}" if row else "" for row in rows
+        ]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    published = [PUBLISHED.get(bundle, {}) for bundle in results]
+    for name in dict.fromkeys(name for figures in published for name in figures):
+        cells = [f"{figures[name]:.2f}" if name in figures else "" for figures in published]
+        lines.append(f"| {' | '.join([f'{name}, published', *cells])} |{' |' * 2 * len(results)}")
     return "\n".join(lines) + "\n"
+
+
+def _speeds(row: Measured) -> str:
+    return f"{_speed(row.compress_mb_s)}, {_speed(row.decompress_mb_s)}"
 
 
 def _speed(mb_s: float) -> str:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from benchmarks.compression import __main__ as command
 from benchmarks.compression.contenders import Contender, cells, contenders, sheet
 from benchmarks.compression.measurement import OtherImagesError, measured
-from benchmarks.compression.report import PUBLISHED, table
+from benchmarks.compression.report import PUBLISHED, Measured, summary
 from codec.chunk import verified
 from codec.encoding import KINDS, Manner, compress
 from codec.model import FILE, CodecModel
@@ -101,19 +101,39 @@ def test_the_command_writes_figures_a_table_and_a_plot(
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / BUNDLE).symlink_to(SHIPPED / BUNDLE)
     assert command.main(["--rounds", "1", "--images", "2", "--out", str(tmp_path / "out")]) == 0
-    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    document = json.loads((tmp_path / "out" / f"{BUNDLE}.json").read_text())
     assert document["command"] == (
         f"python -m benchmarks.compression --rounds 1 --images 2 --out {tmp_path / 'out'}"
     )
-    rows = document["bundles"][BUNDLE]
+    rows = document["rows"]
     assert [row["name"] for row in rows[:2]] == ["vaeserve, best", "vaeserve, fast"]
     shown = capsys.readouterr().out
     assert (tmp_path / "out" / "results.md").read_text() == shown[:-1]
     assert f"| vaeserve, best | {rows[0]['whole_bits_per_dim']:.3f} |" in shown
-    for name, bits in PUBLISHED[BUNDLE].items():
-        assert f"| {name}, published | {bits:.2f} | | | |" in shown
     assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
-    assert table({}) == ""
-    assert command.main(["--images", "1", "--only", "vaeserve", "--out", str(tmp_path / "ours")]) == 0
-    ours = json.loads((tmp_path / "ours" / "results.json").read_text())["bundles"][BUNDLE]
-    assert [row["name"] for row in ours] == ["vaeserve, best", "vaeserve, fast"]
+    ours = ["--images", "1", "--only", "vaeserve", "--out", str(tmp_path / "ours"), BUNDLE]
+    assert command.main(ours) == 0
+    found = json.loads((tmp_path / "ours" / f"{BUNDLE}.json").read_text())["rows"]
+    assert [row["name"] for row in found] == ["vaeserve, best", "vaeserve, fast"]
+
+
+def test_a_bundle_without_a_codec_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["none"])
+    assert "bundles without a codec: none; there are " in capsys.readouterr().err
+
+
+def test_the_table_has_every_bundle_and_what_others_published() -> None:
+    row = Measured("gzip 9", 1.2345, 3.0, 20.0, 99.6, 0.1)
+    results = {"mnist": [row, replace(row, name="xz")], "cifar10": [replace(row, whole_bits_per_dim=5.0)]}
+    head, rule, *lines = summary(results).splitlines()
+    assert head == (
+        "| | mnist bits/dim | cifar10 bits/dim | mnist bytes | cifar10 bytes | mnist MB/s | cifar10 MB/s |"
+    )
+    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[:2] == [
+        "| gzip 9 | 1.234 | 5.000 | 100 | 100 | 3.00, 20 | 3.00, 20 |",
+        "| xz | 1.234 |  | 100 |  | 3.00, 20 |  |",
+    ]
+    assert f"| Bit-Swap, published | {PUBLISHED['mnist']['Bit-Swap']} | 3.82 | | | | |" in lines
+    assert f"| BB-ANS, published | {PUBLISHED['mnist']['BB-ANS']} |  | | | | |" in lines
