@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from codec.lossy import at_quality, rung_costs
 from codec.model import FILE, CodecModel
 from codec.payload import decompress, parsed
 from models.bundle import SHIPPED
+from tests.app.conftest import running
 
 GOLDEN = Path(__file__).parent / "golden"
 # SHA-256 of the first sixteen test images, by image, channel, row, column.
@@ -88,3 +90,16 @@ def test_the_lossy_golden_payload_has_rungs_of_both_sorts(codec: tuple[str, Code
     id, model = codec
     rungs = at_quality(rung_costs(model, images_of(id)), 30).rungs
     assert rungs.min() < RUNGS_OF_LATENTS <= rungs.max()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_service_on_any_device_makes_the_golden_payloads(device: str) -> None:
+    headers = {"Content-Type": "application/x-npy"}
+    with running(SHIPPED, models=tuple(CODECS), device=device) as server:
+        for id in CODECS:
+            images = BytesIO()
+            np.save(images, images_of(id).transpose(0, 2, 3, 1))
+            found = server.client.post(
+                f"/compress?format=payload&model={id}", content=images.getvalue(), headers=headers
+            )
+            assert found.content == (GOLDEN / f"{id}.best.vae").read_bytes()
