@@ -23,11 +23,13 @@ from tests.app.conftest import running
 GOLDEN = Path(__file__).parent / "golden"
 # SHA-256 of the first sixteen test images, by image, channel, row, column.
 PIXELS = {
+    "cifar10": "7071ab6459a1f63008e8aae25004745cff4e3326d40e19c93b82ca83a94be504",
     "fashion-mnist": "c19af3e166819aa4c875c4dceaf0244ee33a9cc43a268bf74250a562496903a0",
     "mnist": "9424743f810dfce42e848da9da58136bb1ab7c0fad7b6d386d9ff257f1e46c2d",
 }
 # The same of what comes back of quality 30.
 LOSSY_PIXELS = {
+    "cifar10": "6ea176b4aa757d4e0687f5e891b101100a6a4cbb1f51b77b54d998005286cab6",
     "fashion-mnist": "8de6f605043a0c36370d6f62610de5ac386cb8400f0ac866bc5f6fb4d1dad502",
     "mnist": "fbd10106988aedce5371f53f53eaa7d0330fe1c41ea9f0ed9fafa1fea5e20bd8",
 }
