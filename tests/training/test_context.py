@@ -14,7 +14,7 @@ from codec.rans import TOTAL
 from models.vae import Upsample
 from tests.codecs import SHAPES, TRAINING, pictures
 from training.config import CodecTraining
-from training.context import ContextModel, context_offsets, integer_context, log_prob, whitening
+from training.context import ContextModel, Grid, context_offsets, integer_context, log_prob, whitening
 
 ACTIVATIONS = 3
 
@@ -67,6 +67,29 @@ def test_a_level_depends_on_those_before_it_alone(shape: tuple[int, int, int]) -
             first = order[channel, 4, 5]
             assert moved.any()
             assert bool((order[moved] > first).all())
+
+
+@pytest.mark.parametrize("shape", SHAPES.values())
+@pytest.mark.parametrize("grid", [Grid(0, 0, 2), Grid(1, 0, 2), Grid(2, 1, 3), Grid(3, 3, 4)])
+def test_a_grid_has_what_all_pixels_have_there(shape: tuple[int, int, int], grid: Grid) -> None:
+    model = built(shape)
+    levels, activations = inputs(shape, 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(levels, activations, grid), grid.of(model(levels, activations)))
+
+
+def test_whitened_levels_are_uncorrelated_and_of_one_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randint(40, 200, (64, 1, 1, 1), generator=generator)
+    levels = (shared + torch.randint(-20, 21, (64, 3, 9, 9), generator=generator)).to(torch.uint8)
+    matrix = whitening(levels, 1)
+    torch.testing.assert_close(matrix, matrix.T, atol=1e-4, rtol=0)
+    padded = torch.nn.functional.pad((levels.float() - 128) / 128, (1, 1, 1, 0))
+    offsets = context_offsets(1).tolist()
+    seen = [padded[:, c, 1 + y : 10 + y, 1 + x : 10 + x] for c in range(3) for y, x in offsets]
+    whitened = matrix @ torch.stack([values.flatten() for values in seen])
+    covariance = whitened @ whitened.T / whitened.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(12), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
