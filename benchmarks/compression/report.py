@@ -87,6 +87,6 @@ def _bars(axes: Any, bars: Sequence[tuple[str, float]], title: str) -> None:
     names, values = zip(*sorted(bars, key=lambda bar: -bar[1]), strict=True)
     colours = ["#c0392b" if name.startswith("vaeserve") else "#7f8c8d" for name in names]
     drawn = axes.barh(names, values, color=colours)
-    axes.bar_label(drawn, fmt="%.3g", padding=3)
+    axes.bar_label(drawn, fmt="%.4g", padding=3)
     axes.margins(x=0.12)
     axes.set_title(title)
