@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?= 2.11.0
 DATA := mnist fashion-mnist cifar10
 
 help: ## list the targets
@@ -36,7 +37,7 @@ bench: .venv/dev ## measure the start, serving against plain FastAPI and a bare 
 fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: some minutes
 	$(BIN)/pytest tests/codec/test_fuzz.py --hypothesis-profile fuzz
 
-test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.11.0
+test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.12.0
 	$(PYTHON) -m venv .venv-torch
 	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
 	.venv-torch/bin/pip install -q -c .venv-torch/constraints -e '.[dev]' torch==$(TORCH)

@@ -81,9 +81,9 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     of_own = np.full(net.own_weight.shape[1], LARGEST_RESIDUAL)
     of_own[-1] = LARGEST_INPUT
     products = {
-        "first": _reach(seen_weights(net)) * LARGEST_INPUT + _reach(net.own_weight) * of_own,
-        "middle": _reach(net.middle_weight) * LARGEST_HIDDEN,
-        "last": _reach(net.last_weight) * LARGEST_HIDDEN,
+        "first": _absolute_sums(seen_weights(net)) * LARGEST_INPUT + _absolute_sums(net.own_weight) * of_own,
+        "middle": _absolute_sums(net.middle_weight) * LARGEST_HIDDEN,
+        "last": _absolute_sums(net.last_weight) * LARGEST_HIDDEN,
     }
     reached = {}
     for layer, largest in products.items():
@@ -100,8 +100,8 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     return faults
 
 
-def _reach(weight: Int16[np.ndarray, "*output input"]) -> Int64[np.ndarray, "*output"]:
-    """Return what the sum of inputs of ±1 may be."""
+def _absolute_sums(weight: Int16[np.ndarray, "*output input"]) -> Int64[np.ndarray, "*output"]:
+    """Return what an output's sum may reach for inputs of ±1."""
     return np.abs(weight.astype(np.int64)).sum(axis=-1)
 
 

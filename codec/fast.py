@@ -43,13 +43,17 @@ FAST_LANES = 16
 
 
 class FastNetwork(NamedTuple):
-    """A context network without features, of two hidden layers; the last two fields count by their length."""
+    """A context network without features, of two hidden layers; the last two fields count by their length.
+
+    Inputs are the levels that a pixel sees and, where it has several channels, its own levels, which are the
+    prediction's alone, and its own residuals, which are the hidden layer's alone.
+    """
 
     offsets: Int64[np.ndarray, "context 2"]
     prediction_weight: Int32[np.ndarray, "channel 1 input"]
     prediction_bias: Int32[np.ndarray, "channel 1"]
     prediction_shift: Int32[np.ndarray, "channel 1"]
-    first_weight: Int32[np.ndarray, "channel hidden input"]  # those of the prediction, and residuals
+    first_weight: Int32[np.ndarray, "channel hidden input"]
     first_bias: Int32[np.ndarray, "channel hidden"]
     first_shift: Int32[np.ndarray, "channel hidden"]
     middle_weight: Int32[np.ndarray, "channel hidden hidden"]

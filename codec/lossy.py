@@ -156,9 +156,9 @@ def encode_lossy_chunk(model: CodecModel, levels: Levels, modes: Modes) -> tuple
 def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     """Return the images of a stream; raise StreamError for one that no encoder wrote."""
     state, words = rans.opened(stream)
-    tables = model.ladder
-    given = model.config.features > 0
-    rungs, parts, k, state, left = decode_heads(state, words, len(words), images, tables, given)
+    rungs, parts, k, state, left = decode_heads(
+        state, words, len(words), images, model.ladder, model.decoder is not None
+    )
     near = rungs >= RUNGS_OF_LATENTS
     levels = np.empty((images, *model.config.shape), np.uint8)
     if not near.all():

@@ -1,7 +1,7 @@
 """`python -m benchmarks.compression`: the shipped codecs against image formats and general compressors.
 
 Lossless, on every image of each bundle's test set, one thread: one file of all, and each image alone, all
-bytes counted, all images read back and compared. Needs `make data`; a bundle takes a quarter of an hour.
+bytes counted, all images read back and compared. Needs `make data`; a grey bundle takes a quarter of an hour.
 """
 
 from __future__ import annotations

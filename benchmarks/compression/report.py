@@ -53,9 +53,7 @@ def summary(results: Results) -> str:
         rows = [found.get(name) for found in by_name.values()]
         cells = [f"{row.whole_bits_per_dim:.3f}" if row else "" for row in rows]
         cells += [f"{row.single_bytes:.0f}" if row else "" for row in rows]
-        cells += [
-            f"{_speed(row.compress_mb_s)}, {_speed(row.decompress_mb_s)}" if row else "" for row in rows
-        ]
+        cells += [_speeds(row) if row else "" for row in rows]
         lines.append(f"| {' | '.join([name, *cells])} |")
     published = [PUBLISHED.get(bundle, {}) for bundle in results]
     for name in dict.fromkeys(name for figures in published for name in figures):
