@@ -18,7 +18,6 @@ import numpy as np
 
 from codec import rans
 from codec.context import decode_levels, slots_of_levels
-from codec.fast import fast_decode_levels, fast_slots_of_levels
 from codec.ladder import RUNGS, Modes
 from codec.latents import decode_latents, slots_of_latents
 from codec.lossy import decode_lossy_chunk, encode_lossy_chunk
@@ -44,7 +43,7 @@ def encode_chunks(model: CodecModel, chunks: Sequence[Levels], max_error: int = 
 def _stream(model: CodecModel, levels: Levels, k: Latents, features: Features, max_error: int) -> bytes:
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
     of_latents = slots_of_latents(k, model.latents)
-    of_levels = slots_of_levels(in_place, max_error, features, model.context, model.tables, model.each)
+    of_levels = slots_of_levels(in_place, max_error, features, model.best_network, model.tables)
     starts, frequencies = (np.concatenate(parts) for parts in zip(of_latents, of_levels, strict=True))
     return rans.encode(starts, frequencies)
 
@@ -90,11 +89,8 @@ def _latents(model: CodecModel, chunk: Coded) -> _Start | StreamError:
 
 
 def _levels(model: CodecModel, start: _Start, features: Features) -> Levels | StreamError:
-    channels = model.config.shape[0]
     coded = (start.state, start.words, start.left)
-    levels, state, count = decode_levels(
-        *coded, features, channels, start.max_error, model.context, model.tables, model.each
-    )
+    levels, state, count = decode_levels(*coded, features, start.max_error, model.best_network, model.tables)
     try:
         return _ended(levels, state, count)
     except StreamError as error:
@@ -117,18 +113,23 @@ def decode_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
 def encode_fast_chunk(model: CodecModel, levels: Levels, max_error: int = 0) -> bytes:
     """Return the stream of images, coded without latents."""
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
-    return rans.encode(*fast_slots_of_levels(in_place, max_error, model.lanes, model.tables, model.each_fast))
+    nothing = _nothing(model, len(levels))
+    return rans.encode(*slots_of_levels(in_place, max_error, nothing, model.fast_network, model.tables))
 
 
 def decode_fast_chunk(model: CodecModel, stream: bytes, images: int, max_error: int = 0) -> Levels:
     """Return the images of a stream without latents; raise StreamError for one that no encoder wrote."""
     state, words = rans.opened(stream)
-    channels, height, width = model.config.shape
-    shape = (images, height, width, channels)
-    levels, state, left = fast_decode_levels(
-        state, words, len(words), shape, max_error, model.lanes, model.tables, model.each_fast
+    coded = (state, words, len(words))
+    levels, state, left = decode_levels(
+        *coded, _nothing(model, images), max_error, model.fast_network, model.tables
     )
     return _ended(levels, state, left)
+
+
+def _nothing(model: CodecModel, images: int) -> Features:
+    """Return no features of so many images."""
+    return np.zeros((images, *model.config.shape[1:], 0), np.int16)
 
 
 def _ended(levels: np.ndarray, state: int, left: int) -> Levels:

@@ -7,8 +7,8 @@
 The hidden layers are told of the channels before by how far those were from their own predictions.
 
 Encoding knows every level; decoding finds one after the other. Both run the same arithmetic: sums of 32 bits
-of products of 16. LANES images go side by side: at each pixel in raster order, each channel, one image after
-the other.
+of products of 16. Some images go side by side, each in a lane of its own: at each pixel in raster order, each
+channel, one image after the other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,19 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int16, Int32, Int64
-from numba import njit
 
-from codec.integer import LARGEST_ACTIVATION, LEAK_BITS, shifted
+from codec.compiled import compiled, inlined
+from codec.integer import LARGEST_ACTIVATION, shifted
+from codec.layers import (
+    LARGEST_UNIT,
+    Layer,
+    packed,
+    padded_inputs,
+    padded_outputs,
+    set_first_units,
+    set_outputs,
+    set_units,
+)
 from codec.mixture import (
     LOCATION_STEPS,
     Each,
@@ -27,6 +37,7 @@ from codec.mixture import (
     cumulative,
     find_level,
     levels_near,
+    likely_level,
     mean_level,
     set_mixtures,
     widened,
@@ -35,12 +46,12 @@ from codec.mixture import (
 from codec.networks import CENTRE
 from codec.rans import TOTAL, cost, pop
 
-SMALLEST_HIDDEN, LARGEST_HIDDEN = -512, 4095
 LARGEST_INPUT = LARGEST_ACTIVATION  # of features, and of levels less CENTRE
 LARGEST_RESIDUAL = 4095  # of how far a level is from its prediction, in steps of a location
 LARGEST_SHIFT = 28
-LANES = 4  # images that share their turns: their sums do not wait for each other
-INPUTS = 64  # the network's inputs are padded to a multiple of it: dot products then need no remainder
+LANES, FAST_LANES = 4, 16  # images side by side, with features or latents and without
+FAST_LAYERS = 2  # hidden ones
+INPUTS = 64  # the file has room for a multiple of it
 
 
 class ContextNetwork(NamedTuple):
@@ -64,10 +75,48 @@ class ContextNetwork(NamedTuple):
     last_shift: Int32[np.ndarray, "channel parameter"]
 
 
-def seen_weights(net: ContextNetwork) -> Int16[np.ndarray, "channel hidden+1 inputs"]:
-    """Return what each channel's first layer makes of the levels and features that all of them see."""
-    hidden = net.own_weight.shape[1] - 1
-    return np.stack([np.vstack([net.seen_weight[:hidden], own]) for own in net.seen_weight[hidden:]])
+class Network(NamedTuple):
+    """A context network as it is run, on so many images side by side."""
+
+    offsets: Int64[np.ndarray, "context 2"]
+    seen: Layer  # of what all channels see: sums of the hidden units, then of the predictions
+    own_levels: Int32[np.ndarray, "channel channel"]  # of the prediction, like the next two
+    own_bias: Int32[np.ndarray, " channel"]
+    own_shift: Int32[np.ndarray, " channel"]
+    own_residuals: Layer
+    middle: Layer  # of each channel's layers
+    last: Layer
+    inputs: int
+    hidden: int
+    lanes: int
+    each: Each  # of a mixture's components
+
+
+def running(net: ContextNetwork, features: int, lanes: int) -> Network:
+    """Return a network in the order in which it is read."""
+    channels, _, hidden = net.middle_bias.shape
+    inputs = len(net.offsets) * channels + features
+    seen = net.seen_weight[None, :, :inputs]
+    nothing = np.zeros(seen.shape[:2], np.int32)
+    own = net.own_weight * np.tri(channels, k=-1, dtype=np.int16)[:, None]  # later channels count nothing
+    return Network(
+        net.offsets,
+        packed(seen, nothing, nothing),
+        np.ascontiguousarray(own[:, hidden], np.int32),
+        np.ascontiguousarray(net.first_bias[:, hidden]),
+        np.ascontiguousarray(net.first_shift[:, hidden]),
+        packed(own[:, :hidden], net.first_bias[:, :hidden], net.first_shift[:, :hidden]),
+        packed(
+            net.middle_weight.reshape(-1, hidden, hidden),
+            net.middle_bias.reshape(-1, hidden),
+            net.middle_shift.reshape(-1, hidden),
+        ),
+        packed(net.last_weight, net.last_bias, net.last_shift),
+        inputs,
+        hidden,
+        lanes,
+        (0,) * (net.last_bias.shape[1] // 3),
+    )
 
 
 def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
@@ -81,9 +130,9 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     of_own = np.full(net.own_weight.shape[1], LARGEST_RESIDUAL)
     of_own[-1] = LARGEST_INPUT
     products = {
-        "first": _absolute_sums(seen_weights(net)) * LARGEST_INPUT + _absolute_sums(net.own_weight) * of_own,
-        "middle": _absolute_sums(net.middle_weight) * LARGEST_HIDDEN,
-        "last": _absolute_sums(net.last_weight) * LARGEST_HIDDEN,
+        "first": _absolute_sums(_seen_weights(net)) * LARGEST_INPUT + _absolute_sums(net.own_weight) * of_own,
+        "middle": _absolute_sums(net.middle_weight) * LARGEST_UNIT,
+        "last": _absolute_sums(net.last_weight) * LARGEST_UNIT,
     }
     reached = {}
     for layer, largest in products.items():
@@ -100,12 +149,47 @@ def context_faults(part: str, net: ContextNetwork, reach: int) -> list[str]:
     return faults
 
 
+def _seen_weights(net: ContextNetwork) -> Int16[np.ndarray, "channel hidden+1 inputs"]:
+    """Return what each channel's first layer makes of the levels and features that all of them see."""
+    hidden = net.own_weight.shape[1] - 1
+    return np.stack([np.vstack([net.seen_weight[:hidden], own]) for own in net.seen_weight[hidden:]])
+
+
 def _absolute_sums(weight: Int16[np.ndarray, "*output input"]) -> Int64[np.ndarray, "*output"]:
     """Return what an output's sum may reach for inputs of ±1."""
     return np.abs(weight.astype(np.int64)).sum(axis=-1)
 
 
-@njit(cache=True, nogil=True)
+class Workplace(NamedTuple):
+    """Room for what the lanes see, and for what a network computes of it on its way."""
+
+    inputs: Int16[np.ndarray, "lane input"]
+    seen: Int32[np.ndarray, "lane hidden+channel"]
+    predictions: Int32[np.ndarray, "lane channel"]
+    residuals: Int16[np.ndarray, "lane channel"]
+    one: Int16[np.ndarray, "lane hidden"]
+    two: Int16[np.ndarray, "lane hidden"]
+    outputs: Int32[np.ndarray, "lane parameter"]
+
+
+_padded_inputs, _padded_outputs = inlined(padded_inputs), inlined(padded_outputs)
+
+
+@compiled
+def _network_workplace(lanes: int, net: Network) -> Workplace:
+    channels, hidden = len(net.own_bias), _padded_outputs(net.hidden)
+    return Workplace(
+        np.zeros((lanes, _padded_inputs(net.inputs)), np.int16),
+        np.empty((lanes, _padded_outputs(net.hidden + channels)), np.int32),
+        np.empty((lanes, channels), np.int32),
+        np.zeros((lanes, _padded_inputs(channels)), np.int16),
+        np.empty((lanes, hidden), np.int16),
+        np.empty((lanes, hidden), np.int16),
+        np.empty((lanes, _padded_outputs(3 * len(net.each))), np.int32),
+    )
+
+
+@inlined
 def _see(
     flat: np.ndarray, place: int, offsets: np.ndarray, features: np.ndarray, lane: int, inputs: np.ndarray
 ) -> None:
@@ -117,121 +201,59 @@ def _see(
         inputs[lane, seen + f] = features[f]
 
 
-@njit(cache=True, nogil=True)
-def _set_seen(lanes: int, inputs: np.ndarray, net: ContextNetwork, seen: np.ndarray) -> None:
-    for o in range(seen.shape[1]):
-        for n in range(lanes):
-            total = np.int32(0)
-            for i in range(inputs.shape[1]):
-                total += np.int32(net.seen_weight[o, i]) * np.int32(inputs[n, i])
-            seen[n, o] = total
+@inlined
+def _set_seen(lanes: int, net: Network, work: Workplace) -> None:
+    """Sum up what the lanes see, for all channels of their pixels."""
+    set_outputs(lanes, 0, work.inputs, net.seen, work.seen)
 
 
-@njit(cache=True, nogil=True)
-def _hidden_unit(total: int, shift: int) -> int:
-    value = shifted(total, shift + LEAK_BITS if total < 0 else shift)
-    return min(max(value, SMALLEST_HIDDEN), LARGEST_HIDDEN)
-
-
-class Workplace(NamedTuple):
-    """Room for what `_set_outputs` computes on its way."""
-
-    totals: Int32[np.ndarray, "lane hidden"]
-    hidden: Int16[np.ndarray, "lane hidden"]
-    predictions: Int32[np.ndarray, "lane channel"]
-    residuals: Int32[np.ndarray, "lane channel"]
-
-
-@njit(cache=True, nogil=True)
-def _network_workplace(lanes: int, hidden: int, channels: int) -> Workplace:
-    return Workplace(
-        np.empty((lanes, hidden), np.int32),
-        np.empty((lanes, hidden), np.int16),
-        np.empty((lanes, channels), np.int32),
-        np.empty((lanes, channels), np.int32),
-    )
-
-
-@njit(cache=True, nogil=True)
+@inlined
 def residual_of(level: int, prediction: int) -> int:
     """Return how far a level is from its prediction, both less CENTRE, in steps of a location."""
     return min(max((level - CENTRE) * LOCATION_STEPS - prediction, -LARGEST_RESIDUAL), LARGEST_RESIDUAL)
 
 
-@njit(cache=True, nogil=True)
-def _set_predictions(
-    lanes: int,
-    channel: int,
-    levels: np.ndarray,
-    seen: np.ndarray,
-    net: ContextNetwork,
-    predictions: np.ndarray,
-    residuals: np.ndarray,
-) -> None:
-    """Fill the predictions (lane, C) of a channel, and the residuals of the one before it."""
-    width = seen.shape[1] - len(net.own_weight)
+@inlined
+def _set_predictions(lanes: int, channel: int, levels: np.ndarray, net: Network, work: Workplace) -> None:
+    """Fill the predictions of a channel, and the residuals of the one before it."""
     for n in range(lanes):
-        total = seen[n, width + channel] + net.first_bias[channel, width]
+        total = work.seen[n, net.hidden + channel] + net.own_bias[channel]
         for c in range(channel):
-            total += net.own_weight[channel, width, c] * (np.int32(levels[n, c]) - CENTRE)
-        predictions[n, channel] = shifted(total, net.first_shift[channel, width])
+            total += net.own_levels[channel, c] * (np.int32(levels[n, c]) - CENTRE)
+        work.predictions[n, channel] = shifted(total, net.own_shift[channel])
         if channel:
-            residuals[n, channel - 1] = residual_of(levels[n, channel - 1], predictions[n, channel - 1])
+            before = work.predictions[n, channel - 1]
+            work.residuals[n, channel - 1] = residual_of(levels[n, channel - 1], before)
 
 
-@njit(cache=True, nogil=True)
-def _set_outputs(
-    lanes: int,
-    channel: int,
-    levels: np.ndarray,
-    seen: np.ndarray,
-    net: ContextNetwork,
-    work: Workplace,
-    outputs: np.ndarray,
-) -> None:
-    """Fill outputs (logits, locations, scales; lane) for a channel's level, the channels in their order.
+@inlined
+def _set_parameters(lanes: int, channel: int, levels: np.ndarray, net: Network, work: Workplace) -> None:
+    """Fill the outputs (logits, locations, scales) for a channel's level, the channels in their order.
 
-    `levels` (lanes, C) are read before the channel only; `seen` are the sums of what the lanes see.
+    `levels` (lanes, C) are read before the channel only, after `_set_seen`.
     """
-    totals, hidden, predictions, residuals = work
-    width, components = hidden.shape[1], len(outputs) // 3
-    _set_predictions(lanes, channel, levels, seen, net, predictions, residuals)
+    _set_predictions(lanes, channel, levels, net, work)
+    one, two = work.one, work.two
+    set_first_units(lanes, channel, work.residuals, net.own_residuals, one, work.seen)
+    layers = len(net.middle.bias) // len(net.own_bias)
+    for layer in range(channel * layers, (channel + 1) * layers):
+        set_units(lanes, layer, one, net.middle, two)
+        one, two = two, one
+    set_outputs(lanes, channel, one, net.last, work.outputs)
+    components = len(net.each)
     for n in range(lanes):
-        for o in range(width):
-            total = seen[n, o] + net.first_bias[channel, o]
-            for c in range(channel):
-                total += net.own_weight[channel, o, c] * residuals[n, c]
-            hidden[n, o] = _hidden_unit(total, net.first_shift[channel, o])
-    for layer in range(net.middle_weight.shape[1]):
-        for o in range(width):
-            for n in range(lanes):
-                total = np.int32(0)
-                for i in range(width):
-                    total += np.int32(net.middle_weight[channel, layer, o, i]) * np.int32(hidden[n, i])
-                totals[n, o] = total
-        for n in range(lanes):
-            for o in range(width):
-                total = totals[n, o] + net.middle_bias[channel, layer, o]
-                hidden[n, o] = _hidden_unit(total, net.middle_shift[channel, layer, o])
-    for o in range(len(outputs)):
-        for n in range(lanes):
-            total = np.int32(0)
-            for i in range(width):
-                total += np.int32(net.last_weight[channel, o, i]) * np.int32(hidden[n, i])
-            outputs[o, n] = shifted(total + net.last_bias[channel, o], net.last_shift[channel, o])
-    for n in range(lanes):
-        for k in range(components):
-            outputs[components + k, n] += predictions[n, channel]
+        for k in range(components, 2 * components):
+            work.outputs[n, k] += work.predictions[n, channel]
 
 
-@njit(cache=True, nogil=True)
-def margin_of(offsets: np.ndarray) -> int:
+@compiled
+def _margin_of(offsets: np.ndarray) -> int:
     """Return how far from a pixel the ones that it sees are."""
     return np.abs(offsets).max()
 
 
-@njit(cache=True, nogil=True)
-def flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
+@compiled
+def _flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
     """Return where the levels that a pixel sees are from it, in flat images of `row` levels a row."""
     flat = np.empty(len(offsets) * channels, np.int64)
     for i in range(len(offsets)):
@@ -240,35 +262,27 @@ def flat_offsets(offsets: np.ndarray, row: int, channels: int) -> np.ndarray:
     return flat
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def slots_of_levels(
-    levels: np.ndarray,
-    max_error: int,
-    features: np.ndarray,
-    net: ContextNetwork,
-    tables: MixtureTables,
-    each: Each,
+    levels: np.ndarray, max_error: int, features: np.ndarray, net: Network, tables: MixtureTables
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the first slot and the number of slots of every level (N,H,W,C), in the order of coding.
 
     With a `max_error` above 0 they are the slots of all levels that are coded as the same one.
     """
     images, height, width, channels = levels.shape
-    margin = margin_of(net.offsets)
+    margin = _margin_of(net.offsets)
     row = (width + 2 * margin) * channels
-    offsets = flat_offsets(net.offsets, row, channels)
-    inputs = np.zeros((width, net.seen_weight.shape[1]), np.int16)
-    size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
-    seen, outputs = np.empty((width, size + channels), np.int32), np.empty((parameters, width), np.int32)
-    work = _network_workplace(width, size, channels)
+    offsets, each = _flat_offsets(net.offsets, row, channels), net.each
+    work = _network_workplace(width, net)
     weights, locations, steepnesses = workplace(width, each)
     logistic = tables.logistic
     starts, frequencies = np.empty(levels.size, np.int64), np.empty(levels.size, np.int64)
     padded = np.zeros((height + margin, width + 2 * margin, channels), np.int16)
     flat = padded.ravel()
     for n in range(images):
-        first = n - n % LANES
-        lanes = min(LANES, images - first)
+        first = n - n % net.lanes
+        lanes = min(net.lanes, images - first)
         for y in range(height):
             for x in range(width):
                 for c in range(channels):
@@ -276,11 +290,11 @@ def slots_of_levels(
         for y in range(height):
             for x in range(width):
                 place = (y + margin) * row + (x + margin) * channels
-                _see(flat, place, offsets, features[n, y, x], x, inputs)
-            _set_seen(width, inputs, net, seen)
+                _see(flat, place, offsets, features[n, y, x], x, work.inputs)
+            _set_seen(width, net, work)
             for c in range(channels):
-                _set_outputs(width, c, levels[n, y], seen, net, work, outputs)
-                set_mixtures(outputs, width, tables, each, weights, locations, steepnesses)
+                _set_parameters(width, c, levels[n, y], net, work)
+                set_mixtures(work.outputs, width, tables, each, weights, locations, steepnesses)
                 for x in range(width):
                     pixel = first * height * width + (y * width + x) * lanes
                     place = pixel * channels + c * lanes + n - first
@@ -292,49 +306,56 @@ def slots_of_levels(
     return starts, frequencies
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def decode_levels(
     state: int,
     words: np.ndarray,
     count: int,
     features: np.ndarray,
-    channels: int,
     max_error: int,
-    net: ContextNetwork,
+    net: Network,
     tables: MixtureTables,
-    each: Each,
 ) -> tuple[np.ndarray, int, int]:
     """Return the levels (N,H,W,C) that a stream goes on with, and the state and words after them."""
     images, height, width, _ = features.shape
-    margin = margin_of(net.offsets)
+    channels = len(net.own_bias)
+    margin = _margin_of(net.offsets)
     row = (width + 2 * margin) * channels
-    offsets = flat_offsets(net.offsets, row, channels)
-    inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
-    size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
-    seen, outputs = np.empty((LANES, size + channels), np.int32), np.empty((parameters, LANES), np.int32)
-    work = _network_workplace(LANES, size, channels)
-    weights, locations, steepnesses = workplace(LANES, each)
+    offsets, each = _flat_offsets(net.offsets, row, channels), net.each
+    work = _network_workplace(net.lanes, net)
+    weights, locations, steepnesses = workplace(net.lanes, each)
     logistic = tables.logistic
-    pixels = np.zeros((LANES, channels), np.uint8)
+    likely = np.empty((net.lanes, 3), np.int64)  # a level, its first slot, the next level's
+    pixels = np.zeros((net.lanes, channels), np.uint8)
     levels = np.empty((images, height, width, channels), np.uint8)
-    for first in range(0, images, LANES):
-        lanes = min(LANES, images - first)
+    for first in range(0, images, net.lanes):
+        lanes = min(net.lanes, images - first)
         flat = np.zeros(lanes * (height + margin) * row, np.int16)
         for y in range(height):
             for x in range(width):
                 place = (y + margin) * row + (x + margin) * channels
                 for n in range(lanes):
                     base = place + n * (height + margin) * row
-                    _see(flat, base, offsets, features[first + n, y, x], n, inputs)
-                _set_seen(lanes, inputs, net, seen)
+                    _see(flat, base, offsets, features[first + n, y, x], n, work.inputs)
+                _set_seen(lanes, net, work)
                 for c in range(channels):
-                    _set_outputs(lanes, c, pixels, seen, net, work, outputs)
-                    set_mixtures(outputs, lanes, tables, each, weights, locations, steepnesses)
+                    _set_parameters(lanes, c, pixels, net, work)
+                    set_mixtures(work.outputs, lanes, tables, each, weights, locations, steepnesses)
+                    # The states wait for each other, so what most will find is looked up before.
+                    for n in range(lanes):
+                        level = likely_level(n, weights, locations, each)
+                        likely[n, 0] = level
+                        likely[n, 1] = cumulative(level, n, weights, locations, steepnesses, each, logistic)
+                        likely[n, 2] = cumulative(
+                            level + 1, n, weights, locations, steepnesses, each, logistic
+                        )
                     for n in range(lanes):
                         slot = state & (TOTAL - 1)
-                        level, start, end = find_level(
-                            slot, n, weights, locations, steepnesses, each, logistic
-                        )
+                        level, start, end = likely[n, 0], likely[n, 1], likely[n, 2]
+                        if not start <= slot < end:
+                            level, start, end = find_level(
+                                slot, n, weights, locations, steepnesses, each, logistic
+                            )
                         if max_error:
                             level, start, end = widened(
                                 level, max_error, n, weights, locations, steepnesses, each, logistic
@@ -346,7 +367,7 @@ def decode_levels(
     return levels, state, count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def code_near(
     decoding: bool,
     state: int,
@@ -355,9 +376,8 @@ def code_near(
     levels: np.ndarray,
     errors: np.ndarray,
     features: np.ndarray,
-    net: ContextNetwork,
+    net: Network,
     tables: MixtureTables,
-    each: Each,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
     """Code images (N,H,W,C) whose rows have an error each (N,H); `levels` become what comes back.
 
@@ -366,33 +386,30 @@ def code_near(
     these, but the state and the words after the images.
     """
     images, height, width, channels = levels.shape
-    margin = margin_of(net.offsets)
+    margin = _margin_of(net.offsets)
     row = (width + 2 * margin) * channels
-    offsets = flat_offsets(net.offsets, row, channels)
-    inputs = np.zeros((LANES, net.seen_weight.shape[1]), np.int16)
-    size, parameters = net.last_weight.shape[2], net.last_weight.shape[1]
-    seen, outputs = np.empty((LANES, size + channels), np.int32), np.empty((parameters, LANES), np.int32)
-    work = _network_workplace(LANES, size, channels)
-    weights, locations, steepnesses = workplace(LANES, each)
+    offsets, each = _flat_offsets(net.offsets, row, channels), net.each
+    work = _network_workplace(net.lanes, net)
+    weights, locations, steepnesses = workplace(net.lanes, each)
     logistic = tables.logistic
-    pixels = np.zeros((LANES, channels), np.uint8)
+    pixels = np.zeros((net.lanes, channels), np.uint8)
     symbols = 0 if decoding else levels.size
     starts, frequencies = np.empty(symbols, np.int64), np.empty(symbols, np.int64)
     costs = np.zeros(images, np.int64)
     symbol = 0
-    for first in range(0, images, LANES):
-        lanes = min(LANES, images - first)
+    for first in range(0, images, net.lanes):
+        lanes = min(net.lanes, images - first)
         flat = np.zeros(lanes * (height + margin) * row, np.int16)
         for y in range(height):
             for x in range(width):
                 place = (y + margin) * row + (x + margin) * channels
                 for n in range(lanes):
                     base = place + n * (height + margin) * row
-                    _see(flat, base, offsets, features[first + n, y, x], n, inputs)
-                _set_seen(lanes, inputs, net, seen)
+                    _see(flat, base, offsets, features[first + n, y, x], n, work.inputs)
+                _set_seen(lanes, net, work)
                 for c in range(channels):
-                    _set_outputs(lanes, c, pixels, seen, net, work, outputs)
-                    set_mixtures(outputs, lanes, tables, each, weights, locations, steepnesses)
+                    _set_parameters(lanes, c, pixels, net, work)
+                    set_mixtures(work.outputs, lanes, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
                         level = int(levels[first + n, y, x, c])
                         if decoding:

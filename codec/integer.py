@@ -12,8 +12,9 @@ from functools import cache, cached_property
 import numpy as np
 import torch
 from jaxtyping import Int8, Int32, Int64
-from numba import njit
 from torch import Tensor
+
+from codec.compiled import compiled
 
 EXACT = 2**24  # float32 holds every integer up to here
 LARGEST_SHIFT = 24
@@ -86,20 +87,20 @@ def _int8_products_are_exact() -> bool:
     return torch.equal(torch._int_mm(a, b).double(), a.double() @ b.double())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shifted(total: int, shift: int) -> int:
     """Return total · 2^−shift, rounded to the nearest, halves up."""
     return (total + (1 << (shift - 1))) >> shift if shift > 0 else total << -shift
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _activation(total: int, shift: int) -> int:
     if total < 0:
         shift += LEAK_BITS
     return min(max(shifted(total, shift), SMALLEST_ACTIVATION), LARGEST_ACTIVATION)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def activations(sums: np.ndarray, bias: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Return (sums + bias) · 2^−shift, rectified: padded activations."""
     batch, height, width, channels = sums.shape
@@ -118,7 +119,7 @@ def rectified(h: np.ndarray) -> np.ndarray:
     return activations(h, np.zeros(channels, np.int32), np.full(channels, STREAM_BITS, np.int32))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def added(h: np.ndarray, sums: np.ndarray, bias: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Add a block's output to h in place, and return the new h's padded activations."""
     batch, height, width, channels = h.shape
@@ -132,7 +133,7 @@ def added(h: np.ndarray, sums: np.ndarray, bias: np.ndarray, shift: np.ndarray) 
     return a
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def enlarged(
     sums: np.ndarray, bias: np.ndarray, shift: np.ndarray, rows: int, columns: int, height: int, width: int
 ) -> np.ndarray:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from numba import njit
 
+from codec.compiled import compiled
 from codec.latents import LatentTables, fit_latent_tables, latent_faults, pop_latent
 from codec.networks import FINER_BITS, LARGEST_FINER, LARGEST_LATENT, FinerLatents
 from codec.rans import TOTAL, pop
@@ -108,7 +108,7 @@ def slots_of_parts(modes: Modes) -> Slots:
     return starts[:, None], np.where(whole, TOTAL - _WHOLE, 1 << _PART_BITS)[:, None]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def decode_heads(
     state: int, words: np.ndarray, count: int, images: int, tables: LatentTables, given: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:

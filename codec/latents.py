@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
-from numba import njit
 
+from codec.compiled import compiled
 from codec.networks import LARGEST_LATENT, FinerLatents, Latents
 from codec.rans import TOTAL, pop
 
@@ -67,7 +67,7 @@ def slots_of_latents(
     return starts, tables.starts[entries + 1] - starts
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def decode_latents(
     state: int, words: np.ndarray, count: int, images: int, tables: LatentTables
 ) -> tuple[np.ndarray, int, int]:
@@ -80,7 +80,7 @@ def decode_latents(
     return k, state, count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pop_latent(
     state: int, words: np.ndarray, count: int, d: int, tables: LatentTables
 ) -> tuple[int, int, int]:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
-from numba import njit
 
 from codec import rans
+from codec.compiled import compiled
 from codec.context import code_near
 from codec.ladder import (
     PARTS,
@@ -170,9 +170,7 @@ def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
         in_place = np.empty((len(features), *levels.shape[2:], levels.shape[1]), np.uint8)
         errors = row_errors(Modes(rungs[near], parts[near]), levels.shape[2])
         coding = (True, state, words, left)
-        *_, state, left = code_near(
-            *coding, in_place, errors, features, model.context, model.tables, model.each
-        )
+        *_, state, left = code_near(*coding, in_place, errors, features, model.best_network, model.tables)
         levels[near] = in_place.transpose(0, 3, 1, 2)
     if state or left:
         raise StreamError("the stream does not end with the last pixel")
@@ -229,7 +227,7 @@ def _coded(
         errors = row_errors(Modes(modes.rungs[near], modes.parts[near]), levels.shape[2])
         coding = (False, 0, np.zeros(0, np.uint16), 0)
         first, count, near_costs, _, _ = code_near(
-            *coding, in_place, errors, features, model.context, model.tables, model.each
+            *coding, in_place, errors, features, model.best_network, model.tables
         )
         parts.append((first, count))
         costs[near] += near_costs
@@ -245,7 +243,7 @@ def _narrow(k: FinerLatents) -> Latents:
     return k.astype(np.int8)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _costs(frequencies: np.ndarray) -> np.ndarray:
     """Return the sum of what symbols cost, an image a row."""
     costs = np.zeros(len(frequencies), np.int64)

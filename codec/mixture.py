@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
-from numba import njit
 
+from codec.compiled import compiled, inlined
 from codec.rans import TOTAL, TOTAL_BITS
 
 LEVELS = 256
@@ -85,7 +85,7 @@ def _falls(values: Int64[np.ndarray, " value"]) -> bool:
     return bool((values[1:] < values[:-1]).any())
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def set_mixtures(
     outputs: np.ndarray,
     lanes: int,
@@ -95,7 +95,7 @@ def set_mixtures(
     locations: np.ndarray,
     steepnesses: np.ndarray,
 ) -> None:
-    """Fill the mixtures (K, lane) of a network's outputs (logits, locations, scales; lane).
+    """Fill the mixtures (lane, K) of a network's outputs (lane; logits, locations, scales).
 
     Weights are the softmax of the logits and sum to 2^16 exactly: the first of the largest has what is left.
     """
@@ -103,36 +103,36 @@ def set_mixtures(
     for n in range(lanes):
         highest, best = -1, 0
         for k in range(len(each)):
-            logit = min(max(outputs[k, n], 0), LOGITS - 1)
+            logit = min(max(outputs[n, k], 0), LOGITS - 1)
             if logit > highest:
                 highest, best = logit, k
         total = 0
         for k in range(len(each)):
-            total += exponentials[highest - min(max(outputs[k, n], 0), LOGITS - 1)]
+            total += exponentials[highest - min(max(outputs[n, k], 0), LOGITS - 1)]
         left = 1 << _WEIGHT_BITS
         for k in range(len(each)):
-            share = exponentials[highest - min(max(outputs[k, n], 0), LOGITS - 1)] << _WEIGHT_BITS
+            share = exponentials[highest - min(max(outputs[n, k], 0), LOGITS - 1)] << _WEIGHT_BITS
             # Below 2^33, divided by less than 2^23: the float quotient never reaches the next integer.
-            weights[k, n] = np.int64(share / total)
-            left -= weights[k, n]
+            weights[n, k] = np.int64(share / total)
+            left -= weights[n, k]
         for k in range(len(each)):
-            weights[k, n] += left if k == best else 0
+            weights[n, k] += left if k == best else 0
     for n in range(lanes):
         for k in range(len(each)):
-            location = outputs[len(each) + k, n]
-            locations[k, n] = min(max(location, -MARGIN), (LEVELS - 1) * LOCATION_STEPS + MARGIN)
-            scale = min(max(outputs[2 * len(each) + k, n], 0), SCALES - 1)
-            steepnesses[k, n] = steepness_of[scale]
+            location = outputs[n, len(each) + k]
+            locations[n, k] = min(max(location, -MARGIN), (LEVELS - 1) * LOCATION_STEPS + MARGIN)
+            scale = min(max(outputs[n, 2 * len(each) + k], 0), SCALES - 1)
+            steepnesses[n, k] = steepness_of[scale]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def workplace(lanes: int, each: Each) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return room for the weights, locations and steepnesses that `set_mixtures` fills."""
-    size = (len(each), lanes)
+    size = (lanes, len(each))
     return np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def cumulative(
     x: int,
     n: int,
@@ -149,17 +149,17 @@ def cumulative(
         return TOTAL
     mass = 0
     for k in range(len(each)):
-        distance = LOCATION_STEPS * x - LOCATION_STEPS // 2 - locations[k, n]
-        place = distance * steepnesses[k, n] + (_LAST // 2 << _FRACTION_BITS)
+        distance = LOCATION_STEPS * x - LOCATION_STEPS // 2 - locations[n, k]
+        place = distance * steepnesses[n, k] + (_LAST // 2 << _FRACTION_BITS)
         place = min(max(place, 0), _LAST << _FRACTION_BITS)
         entry = min(place >> _FRACTION_BITS, _LAST - 1)
         fraction = place - (entry << _FRACTION_BITS)
         low, high = logistic[entry], logistic[entry + 1]
-        mass += weights[k, n] * (low + ((high - low) * fraction >> _FRACTION_BITS))
+        mass += weights[n, k] * (low + ((high - low) * fraction >> _FRACTION_BITS))
     return x + ((mass >> _WEIGHT_BITS) * (TOTAL - LEVELS) >> _LOGISTIC_BITS)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def levels_near(level: int, max_error: int) -> tuple[int, int]:
     """Return the first of the levels that are coded as the same one, and the one after the last.
 
@@ -172,7 +172,7 @@ def levels_near(level: int, max_error: int) -> tuple[int, int]:
     return first, first + step
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def widened(
     level: int,
     max_error: int,
@@ -190,7 +190,7 @@ def widened(
     return min(low + max_error, LEVELS - 1), start, end
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def mean_level(
     low: int,
     high: int,
@@ -220,16 +220,16 @@ def mean_level(
     return (twice + end - start) // (2 * (end - start))
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def likely_level(n: int, weights: np.ndarray, locations: np.ndarray, each: Each) -> int:
     """Return the level at the location of the heaviest component of lane n's mixture."""
     best = 0
     for k in range(1, len(each)):
-        best = k if weights[k, n] > weights[best, n] else best
-    return min(max((locations[best, n] + LOCATION_STEPS // 2) // LOCATION_STEPS, 0), LEVELS - 1)
+        best = k if weights[n, k] > weights[n, best] else best
+    return min(max((locations[n, best] + LOCATION_STEPS // 2) // LOCATION_STEPS, 0), LEVELS - 1)
 
 
-@njit(cache=True, nogil=True)
+@inlined
 def find_level(
     slot: int,
     n: int,
@@ -247,9 +247,9 @@ def find_level(
     """
     best = 0
     for k in range(1, len(each)):
-        best = k if weights[k, n] > weights[best, n] else best
-    spread = _LOGITS[slot >> _LOGIT_SHIFT] / max(1, steepnesses[best, n])
-    x = (locations[best, n] + np.int64(spread) + LOCATION_STEPS // 2) // LOCATION_STEPS
+        best = k if weights[n, k] > weights[n, best] else best
+    spread = _LOGITS[slot >> _LOGIT_SHIFT] / max(1, steepnesses[n, best])
+    x = (locations[n, best] + np.int64(spread) + LOCATION_STEPS // 2) // LOCATION_STEPS
     low, high, longest = 0, LEVELS - 1, np.float32(4)
     while True:
         x = min(max(x, low), high)

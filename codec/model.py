@@ -17,12 +17,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as dump_safetensors
 
-from codec.context import INPUTS, ContextNetwork, context_faults
-from codec.fast import HIDDEN_LAYERS, FastNetwork, fast_network
+from codec.context import (
+    FAST_LANES,
+    FAST_LAYERS,
+    INPUTS,
+    LANES,
+    ContextNetwork,
+    Network,
+    context_faults,
+    running,
+)
 from codec.integer import Layer
 from codec.ladder import STEPS, ladder_faults
 from codec.latents import LatentTables, latent_faults, within
-from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, Each, MixtureTables, table_faults
+from codec.mixture import LOGISTIC_ENTRIES, LOGITS, SCALES, MixtureTables, table_faults
 from codec.networks import Doubling, Features, Halving, IntegerDecoder, IntegerEncoder, Latents, Levels
 from models.bundle_files import Layout, layout_faults
 from models.config import MAX_WIDTH, Blocks, Channels, Strict, Width
@@ -119,20 +127,15 @@ class CodecModel:
             return np.zeros((len(k), *self.config.shape[1:], 0), np.int16)
         return self.decoder.features(k)
 
-    @property
-    def each(self) -> Each:
-        """The components of a level's mixture, counted by the tuple's length."""
-        return (0,) * self.config.components
-
-    @property
-    def each_fast(self) -> Each:
-        """The same of the fast network."""
-        return (0,) * self.config.fast.components
+    @cached_property
+    def best_network(self) -> Network:
+        """The context network as it is run."""
+        return running(self.context, self.config.features, LANES)
 
     @cached_property
-    def lanes(self) -> FastNetwork:
+    def fast_network(self) -> Network:
         """The fast network as it is run."""
-        return fast_network(self.fast)
+        return running(self.fast, 0, FAST_LANES)
 
     @property
     def prefix(self) -> bytes:
@@ -295,7 +298,7 @@ def _layout(config: CodecConfig, arrays: dict[str, np.ndarray]) -> Layout:
 
     _networks(config, note)
     layout |= _context_layout("context", config, config.shape[0], config.features, config.layers)
-    layout |= _context_layout("fast", config.fast, config.shape[0], 0, HIDDEN_LAYERS)
+    layout |= _context_layout("fast", config.fast, config.shape[0], 0, FAST_LAYERS)
     sizes = {name: arrays[name].shape[:1] for name in FREE_SIZES if name in arrays and arrays[name].ndim}
     given = config.latent_dim if config.features else 0
     return layout | {

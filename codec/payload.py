@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from codec.chunk import Coded, decode_chunks, decode_fast_chunk
 from codec.classical import MAX_SHEET_SIDE, MAX_SIDE, MODES, decode_classical
-from codec.fast import FAST_LANES
+from codec.context import FAST_LANES
 from codec.lossy import decode_lossy_chunk
 from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Int64
-from numba import njit
+
+from codec.compiled import compiled
 
 TOTAL_BITS = 20
 TOTAL = 1 << TOTAL_BITS
@@ -32,7 +33,7 @@ class StreamError(ValueError):
     """Coded bytes that no encoder wrote."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def push(state: int, start: int, frequency: int, words: np.ndarray, count: int) -> tuple[int, int]:
     """Code a symbol; return the new state, and the count of `words` with those that left the state."""
     while state >= frequency << (_HIGH_BITS - TOTAL_BITS):
@@ -42,7 +43,7 @@ def push(state: int, start: int, frequency: int, words: np.ndarray, count: int) 
     return ((state // frequency) << TOTAL_BITS) + start + state % frequency, count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pop(state: int, start: int, frequency: int, words: np.ndarray, count: int) -> tuple[int, int]:
     """Take the symbol that owns the state's slot off; return the state before it, and the words left."""
     state = frequency * (state >> TOTAL_BITS) + (state & (TOTAL - 1)) - start
@@ -52,7 +53,7 @@ def pop(state: int, start: int, frequency: int, words: np.ndarray, count: int) -
     return state, count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def cost(frequency: int) -> int:
     """Return what a symbol of so many slots costs: −log2(frequency / TOTAL), in COSTS_A_BIT-ths of a bit."""
     octave = 0
@@ -67,7 +68,7 @@ def cost(frequency: int) -> int:
     ]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def push_all(starts: np.ndarray, frequencies: np.ndarray, words: np.ndarray) -> tuple[int, int]:
     """Code symbols, last to first, on an empty state; return the state and the count of words."""
     state, count = 0, 0

@@ -24,8 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from codec.chunk import with_golden
-from codec.context import ContextNetwork
-from codec.fast import HIDDEN_LAYERS
+from codec.context import FAST_LAYERS, ContextNetwork
 from codec.ladder import STEPS, fit_ladder
 from codec.latents import NO_LATENTS, fit_latent_tables
 from codec.mixture import make_tables
@@ -172,7 +171,7 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
         decoder, context = _fit_with_latents(on_cpu, steps, levels, k, chosen, config, seed)
     else:
         context = _fit_alone(levels, calibration.cpu(), config, config.layers, config, seed)
-    fast = _fit_alone(levels, calibration.cpu(), config.fast, HIDDEN_LAYERS, config, seed)
+    fast = _fit_alone(levels, calibration.cpu(), config.fast, FAST_LAYERS, config, seed)
     finer = encoder.finer_latents(dataset.train)
     pictures = _fit_pictures(on_cpu, steps, levels, finer, config, seed)
     without = CodecModel(

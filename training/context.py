@@ -17,15 +17,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.context import (
-    INPUTS,
-    LARGEST_HIDDEN,
-    LARGEST_INPUT,
-    LARGEST_RESIDUAL,
-    LARGEST_SHIFT,
-    SMALLEST_HIDDEN,
-    ContextNetwork,
-)
+from codec.context import INPUTS, LARGEST_INPUT, LARGEST_RESIDUAL, LARGEST_SHIFT, ContextNetwork
+from codec.layers import LARGEST_UNIT, SMALLEST_UNIT
 from codec.mixture import LEVELS, LOCATION_STEPS, LOGIT_STEPS, LOGITS, SCALES, SCALES_AN_OCTAVE
 from codec.networks import CENTRE
 from codec.rans import TOTAL
@@ -220,7 +213,7 @@ def integer_context(
     The ranges of hidden units are those over the given images.
     """
     channels = model.channels
-    hidden_steps = [wide / LARGEST_HIDDEN for wide in _hidden_ranges(model, levels, activations)]
+    hidden_steps = [wide / LARGEST_UNIT for wide in _hidden_ranges(model, levels, activations)]
     # The sums of what is seen serve every channel, whose hidden units share their steps for it.
     first_steps = hidden_steps[0].amax(dim=0)
     hidden_steps[0] = first_steps.expand_as(hidden_steps[0])
@@ -285,7 +278,7 @@ def _hidden_ranges(model: ContextModel, levels: Levels, activations: Activations
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].transpose(0, 1).flatten(1).double()
-        needed = torch.maximum(values, values * (LARGEST_HIDDEN / SMALLEST_HIDDEN))
+        needed = torch.maximum(values, values * (LARGEST_UNIT / SMALLEST_UNIT))
         ranges.append(needed.amax(dim=1).unflatten(0, (model.channels, -1)).clamp(min=1e-6))
 
     handles = [layer.register_forward_pre_hook(note) for layer in (*model.middle, model.last)]
@@ -312,7 +305,7 @@ def _integers(
 def _layer(
     weight: Float[Tensor, "channel output input"], bias: Float[Tensor, "channel output"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    integers, shift = _integers(weight, bias, LARGEST_HIDDEN)
+    integers, shift = _integers(weight, bias, LARGEST_UNIT)
     biases = torch.round(bias * torch.exp2(shift))
     return _array(integers, np.int16), _array(biases, np.int32), _array(shift, np.int32)
 

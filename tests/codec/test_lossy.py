@@ -61,7 +61,7 @@ def test_no_entry_of_the_table_of_costs_depends_on_the_machine_s_logarithm() -> 
 def test_the_mean_of_levels_is_that_of_their_shares(low: int, high: int) -> None:
     tables, each = make_tables(), (0, 0)
     weights, locations, steepnesses = workplace(1, each)
-    outputs = np.array([[40], [60], [16 * 20], [16 * 110], [30], [60]], np.int32)
+    outputs = np.array([[40, 60, 16 * 20, 16 * 110, 30, 60]], np.int32)
     set_mixtures(outputs, 1, tables, each, weights, locations, steepnesses)
     mixture = (0, weights, locations, steepnesses, each, tables.logistic)
     first = np.array([cumulative(x, *mixture) for x in range(257)])

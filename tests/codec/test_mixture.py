@@ -46,8 +46,8 @@ LANE = 1
 
 
 def prepared(mixture: list[Component]) -> Prepared:
-    outputs = np.array(mixture, np.int32).T.reshape(-1, 1)
-    lanes = np.concatenate([outputs[::-1], outputs, 0 * outputs], axis=1)
+    outputs = np.array(mixture, np.int32).T.reshape(1, -1)
+    lanes = np.concatenate([outputs[:, ::-1], outputs, 0 * outputs])
     each = (0,) * len(mixture)
     parts = workplace(3, each)
     set_mixtures(lanes, 3, TABLES, each, *parts)
@@ -103,27 +103,27 @@ def test_weights_are_the_exact_quotients_and_the_first_of_the_largest_has_the_re
     shares = [int(TABLES.exponentials[max(logits) - logit]) for logit in logits]
     expected = [(share << 16) // sum(shares) for share in shares]
     expected[logits.index(max(logits))] += 2**16 - sum(expected)
-    assert prepared(mixture).weights[:, LANE].tolist() == expected
+    assert prepared(mixture).weights[LANE].tolist() == expected
 
 
 def test_outputs_beyond_their_range_count_as_its_ends() -> None:
     beyond = prepared([(999, -9999, -1), (-5, 9999, 999)])
     within = prepared([(LOGITS - 1, -MARGIN, 0), (0, 255 * 16 + MARGIN, SCALES - 1)])
     for name in ("weights", "locations", "steepnesses"):
-        np.testing.assert_array_equal(getattr(beyond, name)[:, LANE], getattr(within, name)[:, LANE])
+        np.testing.assert_array_equal(getattr(beyond, name)[LANE], getattr(within, name)[LANE])
 
 
 @settings(deadline=None)
 @given(MIXTURES)
 def test_the_likely_level_is_that_of_the_heaviest_component(mixture: list[Component]) -> None:
     parts = prepared(mixture)
-    best = int(np.argmax(parts.weights[:, LANE]))
+    best = int(np.argmax(parts.weights[LANE]))
     expected = min(max((mixture[best][1] + 8) // 16, 0), LEVELS - 1)
     assert likely_level(LANE, parts.weights, parts.locations, parts.each) == expected
 
 
 def test_weights_are_the_softmax_of_logits_in_sixteenths_and_sum_to_one() -> None:
-    weights = prepared([(100, 0, 0), (116, 0, 0), (84, 0, 0)]).weights[:, LANE]
+    weights = prepared([(100, 0, 0), (116, 0, 0), (84, 0, 0)]).weights[LANE]
     np.testing.assert_allclose(weights / 2**16, np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum(), atol=1e-4)
     assert weights.sum() == 2**16
 
