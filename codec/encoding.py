@@ -12,16 +12,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from codec.chunk import coarsened, encode_chunks, encode_fast_chunk
-from codec.classical import encode_classical
+from codec.classical import (
+    LOSSY_CHANNELS,
+    decode_classical,
+    encode_classical,
+    encode_lossy_classical,
+)
 from codec.ladder import RUNGS, RUNGS_OF_LATENTS, Modes
 from codec.lossy import (
     BEST_QUALITY,
     Costs,
     at_quality,
+    best_at_quality,
     encode_lossy_chunk,
     in_parts,
     least_cost,
     rung_costs,
+    squared_errors,
     within_cost,
 )
 from codec.model import CodecModel
@@ -51,6 +58,8 @@ KINDS: dict[Effort, Kind] = {"best": Kind.BEST, "fast": Kind.FAST}
 NEAR_KINDS: dict[Effort, Kind] = {"best": Kind.NEAR_BEST, "fast": Kind.NEAR_FAST}
 RUNGS_TRIED: dict[Effort, int] = {"best": RUNGS, "fast": RUNGS_OF_LATENTS}
 COSTS_A_BYTE = 8 * COSTS_A_BIT
+WEBP_QUALITIES = (0, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80)  # above, levels do better
+MAX_WEBP_QUALITY = 100
 
 
 class Manner(NamedTuple):
@@ -177,7 +186,23 @@ def assembled(streams: Sequence[Stream], model: CodecModel | None, manner: Manne
 
 def _encoded_at_quality(images: Images, model: CodecModel, quality: int, effort: Effort) -> Stream:
     modes = at_quality(rung_costs(model, images, RUNGS_TRIED[effort]), quality)
-    return _encoded_in_modes(images, model, modes)
+    streams = [_encoded_in_modes(images, model, modes)]
+    if _may_be_lossy_webp(images, effort):
+        streams += [_lossy_webp(images, quality) for quality in WEBP_QUALITIES]
+    errors = [squared_errors(stream.images, images).sum() for stream in streams]
+    costs = [COSTS_A_BYTE * len(stream.content) for stream in streams]
+    return streams[best_at_quality(Costs(np.array([errors]), np.array([costs])), quality)]
+
+
+def _may_be_lossy_webp(images: Images, effort: Effort) -> bool:
+    # Grey images never gain by it: their models do better at every rate.
+    return effort == "best" and images.shape[1] == LOSSY_CHANNELS
+
+
+def _lossy_webp(images: Images, quality: int) -> Stream:
+    content = encode_lossy_classical(images, quality)
+    count, channels, height, width = images.shape
+    return Stream(content, True, decode_classical(content, (channels, height, width), count))
 
 
 def _encoded_in_modes(images: Images, model: CodecModel, modes: Modes) -> Stream:
@@ -212,11 +237,34 @@ def _compress_to_size(
         streams = list(each(lambda of: _encoded_in_modes(of[0], model, Modes(of[1], of[2])), of_parts))
         payload = assembled(streams, model, manner)
         if len(payload) <= target_bytes:
-            return payload
+            return _or_lossy_webp(parts, streams, payload, manner)
         if most <= least:
             message = f"target_bytes is {target_bytes}; these images need {len(payload)} at least"
             raise MannerError(message, target_bytes, len(payload))
         other_bytes += len(payload) - target_bytes  # streams end with whole bytes, and lengths take some
+
+
+def _or_lossy_webp(
+    parts: Sequence[Images], streams: Sequence[Stream], payload: bytes, manner: Manner
+) -> bytes:
+    """Return a payload of WebP where that keeps to as many bytes with less error; of a single chunk alone."""
+    [images, *others] = parts
+    if others or not _may_be_lossy_webp(images, manner.effort):
+        return payload
+    assert manner.target_bytes is not None
+    low, high = -1, MAX_WEBP_QUALITY
+    best, best_error = payload, squared_errors(streams[0].images, images).sum()
+    while low < high:
+        middle = (low + high + 1) // 2
+        stream = _lossy_webp(images, middle)
+        other = assembled([stream], None, manner)
+        if len(other) > manner.target_bytes:
+            high = middle - 1
+            continue
+        low = middle
+        if (error := squared_errors(stream.images, images).sum()) < best_error:
+            best, best_error = other, error
+    return best
 
 
 def _shorter(images: Images, stream: bytes) -> Stream:

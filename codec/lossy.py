@@ -55,8 +55,12 @@ def at_quality(costs: Costs, quality: int) -> Modes:
     bytes, so that its payload never has fewer; a chunk of several may, as the end of its stream costs less
     than the symbols' shares.
     """
-    numerator, denominator = _WORTHS_BY_QUALITY
-    return whole_modes(_best_rungs(costs, _BEST_WORTH + (BEST_QUALITY - quality) * numerator // denominator))
+    return whole_modes(_best_rungs(costs, _worth_at(quality)))
+
+
+def best_at_quality(costs: Costs, quality: int) -> int:
+    """Return which of several ways to code some images is best, given as rungs of one image."""
+    return int(_best_rungs(costs, _worth_at(quality))[0])
 
 
 def least_cost(costs: Costs) -> int:
@@ -100,7 +104,7 @@ def in_parts(
 
     def tried(rung: int, part: int) -> tuple[int, int]:
         coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part])))
-        return int(coded.costs[0]), _squared_errors(coded.levels, first)[0]
+        return int(coded.costs[0]), squared_errors(coded.levels, first)[0]
 
     best = int(costs.errors[0, rungs[0]])
     for rung in range(costs.costs.shape[1]):
@@ -122,12 +126,23 @@ def in_parts(
 
 
 def _best_rungs(costs: Costs, worth: int) -> Int64[np.ndarray, " image"]:
+    return np.argmin(_weighed(costs, worth), axis=1)
+
+
+def _weighed(costs: Costs, worth: int) -> Int64[np.ndarray, "image rung"]:
+    """Return the error plus what the bits are worth, in a unit of its own."""
     octaves, rest = divmod(worth, _WORTHS_AN_OCTAVE)
     of_costs = _WORTHS_AN_OCTAVE + rest << octaves
-    return np.argmin((costs.errors * COSTS_A_BIT << _WORTH_BITS) + costs.costs * of_costs, axis=1)
+    return (costs.errors * COSTS_A_BIT << _WORTH_BITS) + costs.costs * of_costs
 
 
-def _squared_errors(levels: Levels, original: Levels) -> Int64[np.ndarray, " image"]:
+def _worth_at(quality: int) -> int:
+    numerator, denominator = _WORTHS_BY_QUALITY
+    return _BEST_WORTH + (BEST_QUALITY - quality) * numerator // denominator
+
+
+def squared_errors(levels: Levels, original: Levels) -> Int64[np.ndarray, " image"]:
+    """Return the squared error of each image, summed over its levels."""
     difference = levels.astype(np.int64) - original
     return (difference**2).sum(axis=(1, 2, 3))
 
@@ -142,7 +157,7 @@ def rung_costs(model: CodecModel, levels: Levels, rungs: int = RUNGS) -> Costs:
         if rung == RUNGS_OF_LATENTS:  # from here on latents are the same, and what is made of them
             features = model.features_of(_narrow(_latents(model, finer, modes).k))
         coded = _coded(model, levels, finer, modes, features)
-        errors[:, rung] = _squared_errors(coded.levels, levels)
+        errors[:, rung] = squared_errors(coded.levels, levels)
         costs[:, rung] = coded.costs
     return Costs(errors, costs)
 
