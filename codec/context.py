@@ -379,7 +379,7 @@ def code_near(
     net: Network,
     tables: MixtureTables,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Code images (N,H,W,C) whose rows have an error each (N,H); `levels` become what comes back.
+    """Code images (N,H,W,C) whose pixels have an error each (N,H,W); `levels` become what comes back.
 
     Levels that an error makes one come back as their mean, here and in the contexts of those that follow.
     Returns every level's first slot and number of slots, and what each image costs; decoding, nothing of
@@ -417,7 +417,7 @@ def code_near(
                             level, start, end = find_level(
                                 slot, n, weights, locations, steepnesses, each, logistic
                             )
-                        low, high = levels_near(level, int(errors[first + n, y]))
+                        low, high = levels_near(level, int(errors[first + n, y, x]))
                         start = cumulative(low, n, weights, locations, steepnesses, each, logistic)
                         end = cumulative(high, n, weights, locations, steepnesses, each, logistic)
                         level = mean_level(

@@ -3,7 +3,7 @@
     rungs 0 … 5    latents alone, in ever shorter steps
     rungs 6 … 16   latents if the codec has features, then each level's bin of 2·error + 1, ever smaller
 
-An image may be on two rungs: the first `part` of PARTS of its latents or rows are one rung further up.
+An image may be on two rungs: the first `part` of PARTS of its latents or pixels are one rung further up.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ STEPS = (16, 12, 8, 6, 4, 3)  # of the rungs of latents, in 2^−FINER_BITS of t
 ERRORS = (85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0)  # of the rungs of levels
 RUNGS_OF_LATENTS = len(STEPS)
 RUNGS = RUNGS_OF_LATENTS + len(ERRORS)
-PARTS = 32
+PARTS = 128
 _SLOTS_A_RUNG = TOTAL // RUNGS  # and what is left for the last
-_PART_BITS = 13  # of the slots of every part but 0
+_PART_BITS = 11  # of the slots of every part but 0
 _WHOLE = PARTS - 1 << _PART_BITS  # the first slot of part 0: were it 0, whole images might cost nothing
 _NEAR_STEPS = STEPS.index(1 << FINER_BITS)  # the latents of a level's features are those of this rung
 
@@ -75,11 +75,12 @@ def step_numbers(modes: Modes, latents: int) -> Int64[np.ndarray, "image latent"
     return rungs[:, None] + (further & (modes.rungs < RUNGS_OF_LATENTS - 1)[:, None])
 
 
-def row_errors(modes: Modes, height: int) -> UInt8[np.ndarray, "image row"]:
-    """Return the error of each row of images on rungs of levels."""
-    further = np.arange(height) < (modes.parts * height // PARTS)[:, None]
+def pixel_errors(modes: Modes, height: int, width: int) -> UInt8[np.ndarray, "image height width"]:
+    """Return the error of each pixel of images on rungs of levels."""
+    pixels = height * width
+    further = np.arange(pixels) < (modes.parts * pixels // PARTS)[:, None]
     rungs = np.minimum(modes.rungs[:, None] + further, RUNGS - 1)
-    return np.array(ERRORS, np.uint8)[rungs - RUNGS_OF_LATENTS]
+    return np.array(ERRORS, np.uint8)[rungs - RUNGS_OF_LATENTS].reshape(-1, height, width)
 
 
 def within_tables(

@@ -20,8 +20,8 @@ from codec.ladder import (
     STEPS,
     Modes,
     decode_heads,
+    pixel_errors,
     quantised,
-    row_errors,
     slots_of_parts,
     slots_of_rungs,
     step_numbers,
@@ -183,7 +183,7 @@ def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     if near.any():
         features = model.features_of(_narrow(k[near]))
         in_place = np.empty((len(features), *levels.shape[2:], levels.shape[1]), np.uint8)
-        errors = row_errors(Modes(rungs[near], parts[near]), levels.shape[2])
+        errors = pixel_errors(Modes(rungs[near], parts[near]), *levels.shape[2:])
         coding = (True, state, words, left)
         *_, state, left = code_near(*coding, in_place, errors, features, model.best_network, model.tables)
         levels[near] = in_place.transpose(0, 3, 1, 2)
@@ -239,7 +239,7 @@ def _coded(
         in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
         if features is None:
             features = model.features_of(_narrow(latents.k[near]))
-        errors = row_errors(Modes(modes.rungs[near], modes.parts[near]), levels.shape[2])
+        errors = pixel_errors(Modes(modes.rungs[near], modes.parts[near]), *levels.shape[2:])
         coding = (False, 0, np.zeros(0, np.uint16), 0)
         first, count, near_costs, _, _ = code_near(
             *coding, in_place, errors, features, model.best_network, model.tables

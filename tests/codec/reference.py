@@ -127,11 +127,11 @@ class Reference:
         steps = [16, 12, 8, 6, 4, 3]
         for n in range(images):
             rung = stream.symbol([*(i * (2**20 // 17) for i in range(17)), 2**20])
-            part = (stream.symbol([*(i * 2**13 for i in range(32)), 2**20]) + 1) % 32
+            part = (stream.symbol([*(i * 2**11 for i in range(128)), 2**20]) + 1) % 128
             k, z = [], []
             for d in range(latents if rung < 6 or self.config["features"] else 0):
                 row = rung if rung < 6 else 2
-                if rung < 5 and d < part * latents // 32:
+                if rung < 5 and d < part * latents // 128:
                     row += 1
                 i = row * latents + d
                 k.append(lowest[i] + stream.symbol(starts[first[i] : first[i + 1]]))
@@ -142,13 +142,14 @@ class Reference:
             near.append(n)
             features[n] = self.decoded("decoder", k) if k else [[[]] * width] * height
             ladder = [85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0]
-            errors[n] = [ladder[min(rung - 6 + (y < part * height // 32), 10)] for y in range(height)]
+            further = np.arange(height * width) < part * height * width // 128
+            errors[n] = [ladder[min(rung - 6 + more, 10)] for more in further]
         for group in range(0, len(near), 4):
             for y in range(height):
                 for x in range(width):
                     for c in range(channels):
                         for n in near[group : group + 4]:
-                            self.error = errors[n][y]
+                            self.error = errors[n][y * width + x]
                             table = self.level_starts(levels[n], features[n][y][x], y, x, c)
                             levels[n, y, x, c] = self.mean(self.level(stream, table), table)
         assert stream.state == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import encoding
+from codec import classical, encoding
 from codec import payload as payloads
 from codec.chunk import (
     Coded,
@@ -21,7 +21,7 @@ from codec.chunk import (
     encode_chunks,
     encode_fast_chunk,
 )
-from codec.classical import encode_classical
+from codec.classical import decode_classical, encode_classical, encode_lossy_classical
 from codec.encoding import KINDS, NEAR_KINDS, Effort, Manner, compress
 from codec.model import CodecModel
 from codec.payload import (
@@ -201,6 +201,46 @@ def test_no_flipped_bit_of_a_classical_payload_gives_another_image(count: int, s
         np.testing.assert_array_equal(found, images)  # some bits of a VP8L stream say nothing
 
 
+def lossy_webp(images: np.ndarray, quality: int) -> bytes:
+    content = encode_lossy_classical(images, quality)
+    back = decode_classical(content, images.shape[1:], len(images))
+    return encoding.assembled([encoding.Stream(content, True, back)], None, Manner(quality=quality))
+
+
+@pytest.mark.parametrize("quality", [0, 60])
+def test_no_flipped_bit_of_a_lossy_classical_payload_gives_another_image(quality: int) -> None:
+    payload = lossy_webp(noise(3, 3, 17, 20), quality)
+    images = decoded(payload)
+    for bit in range(0, 8 * len(payload), 1 + len(payload) // 200):
+        damaged = bytearray(payload)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            found = decoded(bytes(damaged))
+        except PayloadError:
+            continue
+        np.testing.assert_array_equal(found, images)  # some bits of a VP8 stream say nothing
+
+
+def test_a_lossy_classical_stream_is_of_colour_images_of_the_size_that_is_declared() -> None:
+    stream = encode_lossy_classical(noise(1, 3, 17, 20), 50)
+    with pytest.raises(StreamError, match=r"a sheet of \(20, 17\), expected \(20, 34\)"):
+        decode_classical(stream, (3, 17, 20), 2)
+    with pytest.raises(StreamError, match="a VP8 stream of images with 1 channels, expected 3"):
+        decode_classical(stream, (1, 17, 20), 1)
+    with pytest.raises(StreamError, match="not a VP8L or VP8 stream; it starts with"):
+        decode_classical(
+            bytes([stream[0] ^ 1]) + stream[1:], (3, 17, 20), 1
+        )  # of a picture after a first one
+    with pytest.raises(StreamError, match="not a VP8 stream"):
+        decode_classical(stream[:20], (3, 17, 20), 1)
+
+
+def test_a_lossy_classical_stream_is_never_as_long_as_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = noise(1, 3, 17, 20)
+    monkeypatch.setattr(classical, "_webp", lambda raw, **_: (b"VP8 ", bytes(raw.size)))
+    assert len(encode_lossy_classical(images, 50)) == images.size + 1
+
+
 def test_a_learned_chunk_in_a_payload_without_a_model_is_an_error() -> None:
     payload = compress(noise(3, 1, 200, 200), None)
     place = len(b"V\xc6\x10\x01\xc8\x01\xc8\x01\x03")  # of the first chunk's length
@@ -264,7 +304,10 @@ def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> 
         ),
         (b"V\xc6\x10\x01\x81\x00", "a number of more than 5 bytes, or ending with a zero byte"),
         (b"V\xc6\x10\x01\x01\x01\x01abcd\x07", "images 0 … 0: damaged, their CRC-32 is not the payload's"),
-        (b"V\xc6\x10\x01\x02\x01\x01abcdno stream", "images 0 … 0: not a VP8L stream; it starts with 6e 6f"),
+        (
+            b"V\xc6\x10\x01\x02\x01\x01abcdno stream",
+            "images 0 … 0: not a VP8L or VP8 stream; it starts with 6e 6f",
+        ),
         (
             b"V\xc6\x10\x01\x0a\x0a\x01abcd/\x09\x40\x02\x00" + b"\xff" * 9,
             "images 0 … 0: not a VP8L stream: ",
