@@ -10,6 +10,8 @@ from functools import cache
 import numpy as np
 import torch
 
+from codec.classical import decode_classical, encode_lossy_classical
+from codec.encoding import Manner, Stream, assembled
 from codec.model import dumped
 from models.config import InputConfig, LikelihoodConfig, VAEConfig
 from models.vae import VAE
@@ -43,6 +45,13 @@ def pictures(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarr
     slope = np.add.outer(8 * np.arange(height), 6 * np.arange(width))
     start = rng.integers(0, 60, (count, shape[0], 1, 1))
     return (slope + start + rng.integers(0, 6, (count, *shape))).astype(np.uint8)
+
+
+def lossy_webp(images: np.ndarray, quality: int) -> bytes:
+    """Return a payload of colour images as a lossy WebP, whatever would serve them best."""
+    content = encode_lossy_classical(images, quality)
+    back = decode_classical(content, images.shape[1:], len(images))
+    return assembled([Stream(content, True, back)], None, Manner(quality=quality))
 
 
 def tiny_vae(shape: tuple[int, int, int], means: float = 1.0) -> VAE:

@@ -16,7 +16,7 @@ from codec.archive import is_archive, opened, pack, unpack
 from codec.encoding import Manner, compress
 from codec.model import CodecModel
 from codec.payload import PayloadError, decompress, parsed
-from tests.codecs import pictures
+from tests.codecs import lossy_webp, pictures
 
 MAX_LEVELS = 1 << 20
 Damage = tuple[str, float, bytes]
@@ -64,6 +64,7 @@ def valid(codec: CodecModel) -> list[bytes]:
         *(compress(images[:count], codec, manner) for manner in manners for count in (1, 3)),
         compress(noise, codec),
         compress(np.tile(images, (1, 1, 4, 4)), None),
+        lossy_webp(np.repeat(images[:, :1], 3, axis=1), 50),
         pack(mixed, list("abcde"), codec),
     ]
 

@@ -34,7 +34,7 @@ from codec.payload import (
     parsed,
 )
 from codec.rans import StreamError
-from tests.codecs import SHAPES, pictures
+from tests.codecs import SHAPES, lossy_webp, pictures
 
 
 def decoded(payload: bytes, *models: CodecModel, max_levels: int = 1 << 24) -> np.ndarray:
@@ -199,12 +199,6 @@ def test_no_flipped_bit_of_a_classical_payload_gives_another_image(count: int, s
         except PayloadError:
             continue
         np.testing.assert_array_equal(found, images)  # some bits of a VP8L stream say nothing
-
-
-def lossy_webp(images: np.ndarray, quality: int) -> bytes:
-    content = encode_lossy_classical(images, quality)
-    back = decode_classical(content, images.shape[1:], len(images))
-    return encoding.assembled([encoding.Stream(content, True, back)], None, Manner(quality=quality))
 
 
 @pytest.mark.parametrize("quality", [0, 60])
