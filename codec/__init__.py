@@ -1,9 +1,10 @@
 """The VAE codec: payloads without loss, or within an error, made in integers alone.
 
     images ─► payload ─► chunks ─┬─► chunk: encoder ─► k ─► latents, decoder ─► context ─► rans ─┬─► bytes
-                                 └─► classical: lossless WebP, where no model fits or it is less ─┘
+                                 └─► classical: WebP, where no model fits or it is less ──────────┘
 
-`integer` and `networks` run the VAE in integers; `mixture` gives a level's table; FORMAT.md is the contract.
+`integer` and `networks` run the VAE in integers, `layers` the context network; `mixture` gives a level's
+table. FORMAT.md is the contract. Classical streams are lossless unless loss is asked for.
 """
 
 import hashlib

@@ -215,7 +215,7 @@ def command_line() -> argparse.ArgumentParser:
     pack.add_argument(
         "--model", default=DEFAULT_MODEL, help="a shipped bundle's id, a bundle's folder, or none"
     )
-    pack.add_argument("--effort", choices=KINDS, default="best", help="fast: ten times as fast, less small")
+    pack.add_argument("--effort", choices=KINDS, default="best", help="fast: less small")
     pack.add_argument(
         "--max-error", type=int, default=0, help="by how much a level may differ, 0 … 127; none by default"
     )

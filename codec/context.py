@@ -22,7 +22,7 @@ from codec.compiled import compiled, inlined
 from codec.integer import LARGEST_ACTIVATION, shifted
 from codec.layers import (
     LARGEST_UNIT,
-    Layer,
+    PackedLayer,
     packed,
     padded_inputs,
     padded_outputs,
@@ -49,9 +49,9 @@ from codec.rans import TOTAL, cost, pop
 LARGEST_INPUT = LARGEST_ACTIVATION  # of features, and of levels less CENTRE
 LARGEST_RESIDUAL = 4095  # of how far a level is from its prediction, in steps of a location
 LARGEST_SHIFT = 28
-LANES, FAST_LANES = 4, 16  # images side by side, with features or latents and without
+LANES, FAST_LANES = 4, 16  # images side by side: best, fast
 FAST_LAYERS = 2  # hidden ones
-INPUTS = 64  # the file has room for a multiple of it
+INPUTS = 64  # the file has room for a multiple of so many
 
 
 class ContextNetwork(NamedTuple):
@@ -79,20 +79,20 @@ class Network(NamedTuple):
     """A context network as it is run, on so many images side by side."""
 
     offsets: Int64[np.ndarray, "context 2"]
-    seen: Layer  # of what all channels see: sums of the hidden units, then of the predictions
+    seen: PackedLayer  # of what all channels see: sums of the hidden units, then of the predictions
     own_levels: Int32[np.ndarray, "channel channel"]  # of the prediction, like the next two
     own_bias: Int32[np.ndarray, " channel"]
     own_shift: Int32[np.ndarray, " channel"]
-    own_residuals: Layer
-    middle: Layer  # of each channel's layers
-    last: Layer
+    own_residuals: PackedLayer
+    middle: PackedLayer  # of each channel's layers
+    last: PackedLayer
     inputs: int
     hidden: int
     lanes: int
     each: Each  # of a mixture's components
 
 
-def running(net: ContextNetwork, features: int, lanes: int) -> Network:
+def packed_network(net: ContextNetwork, features: int, lanes: int) -> Network:
     """Return a network in the order in which it is read."""
     channels, _, hidden = net.middle_bias.shape
     inputs = len(net.offsets) * channels + features

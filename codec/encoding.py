@@ -152,7 +152,7 @@ def _check_manner(manner: Manner, model: CodecModel | None, shape: Shape) -> Non
 
 
 def encoded(parts: Sequence[Images], model: CodecModel | None, manner: Manner) -> list[Stream]:
-    """Return a stream for each part that `divided` gave, the shorter of the two sorts.
+    """Return a stream for each part that `divided` gave: the shortest, or the best bargain at a quality.
 
     Not for a manner with `target_bytes`, which all parts share.
     """
@@ -254,7 +254,7 @@ def _or_lossy_webp(
     assert manner.target_bytes is not None
     low, high = -1, MAX_WEBP_QUALITY
     best, best_error = payload, squared_errors(streams[0].images, images).sum()
-    while low < high:
+    while best_error and low < high:
         middle = (low + high + 1) // 2
         stream = _lossy_webp(images, middle)
         other = assembled([stream], None, manner)

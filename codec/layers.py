@@ -3,12 +3,12 @@
     inputs (lane, I) ─► pairs ─► Σ (input · weight + input · weight) ─► + bias, shifted ─► outputs (lane, O)
 
 They are written in LLVM's language, as whether it makes vectors of numba's loops hangs on everything around
-them. The sum of two products of 16 bits is one instruction of most processors.
+them. The sum of two products of 16 bits is one instruction of x86 processors; others have theirs by LLVM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,8 @@ from numba.extending import intrinsic
 from codec.integer import LEAK_BITS
 
 SMALLEST_UNIT, LARGEST_UNIT = -512, 4095
-VECTOR, PAIR = 16, 2  # outputs that are computed at once, inputs that are read at once
-_LANES_AT_ONCE, _VECTORS_AT_ONCE = 4, 2  # their sums stay in registers
+VECTOR, PAIR = 16, 2  # outputs of a vector, inputs of a pair
+_LANES_AT_ONCE, _VECTORS_AT_ONCE = 4, 2  # of which the sums stay in AVX-512's registers
 
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
 _SUMS = ir.VectorType(_I32, VECTOR)
@@ -32,14 +32,16 @@ _PAIRS = ir.VectorType(_I16, VECTOR * PAIR)
 _INSTRUCTIONS = {
     "+avx512bw": ("llvm.x86.avx512.pmaddw.d.512", 16),
     "+avx2": ("llvm.x86.avx2.pmadd.wd", 8),
+    "+sse2": ("llvm.x86.sse2.pmadd.wd", 4),
 }
+_ALIGNED = 2  # bytes: an element of 16 bits
 Builder = Any  # ir.IRBuilder: the library has no types
 Value = Any  # of LLVM's
 Finish = Callable[[Builder, Value, Value], Value]  # of sums and shifts
-_written: Callable[[Callable[..., Any]], Callable[..., None]] = intrinsic  # calls do not give `typing`
+_intrinsic: Callable[[Callable[..., Any]], Callable[..., None]] = intrinsic  # calls do not give `typing`
 
 
-class Layer(NamedTuple):
+class PackedLayer(NamedTuple):
     """A layer for each of some channels, in the order in which it is read; zeros fill the last vector."""
 
     weight: Int16[np.ndarray, "channel vector pair 32"]  # of sixteen outputs, for two inputs each
@@ -51,7 +53,7 @@ def packed(
     weight: Int16[np.ndarray, "channel output input"],
     bias: Int32[np.ndarray, "channel output"],
     shift: Int32[np.ndarray, "channel output"],
-) -> Layer:
+) -> PackedLayer:
     """Return a layer for `set_outputs` and the others."""
     channels, outputs, inputs = weight.shape
     vectors, pairs = padded_outputs(outputs) // VECTOR, padded_inputs(inputs) // PAIR
@@ -59,7 +61,7 @@ def packed(
     whole = np.pad(weight, (*missing, (0, pairs * PAIR - inputs)))
     by_pair = whole.reshape(channels, vectors, VECTOR, pairs, PAIR).transpose(0, 1, 3, 2, 4)
     in_order = np.ascontiguousarray(by_pair).reshape(channels, vectors, pairs, VECTOR * PAIR)
-    return Layer(in_order, np.pad(bias, missing), np.pad(shift, missing))
+    return PackedLayer(in_order, np.pad(bias, missing), np.pad(shift, missing))
 
 
 def padded_inputs(inputs: int) -> int:
@@ -72,30 +74,30 @@ def padded_outputs(outputs: int) -> int:
     return outputs + -outputs % VECTOR
 
 
-@_written
+@_intrinsic
 def set_outputs(typing: Any, lanes: Any, channel: Any, inputs: Any, layer: Any, out: Any) -> Any:
     """Fill `out` (lane, O) with (inputs · weight + bias) · 2^−shift of a channel's layer, rounded.
 
     Inputs are of 16 bits, outputs of 32; rows have room for whole pairs and vectors.
     """
-    return _checked(types.int32, lanes, channel, inputs, layer, out), _codegen(_rounded)
+    return _signature(types.int32, lanes, channel, inputs, layer, out), _codegen(_rounded)
 
 
-@_written
+@_intrinsic
 def set_units(typing: Any, lanes: Any, channel: Any, inputs: Any, layer: Any, out: Any) -> Any:
     """Fill `out` (lane, O), of 16 bits, with a channel's hidden units: the same, rectified and clamped."""
-    return _checked(types.int16, lanes, channel, inputs, layer, out), _codegen(_rectified)
+    return _signature(types.int16, lanes, channel, inputs, layer, out), _codegen(_rectified)
 
 
-@_written
+@_intrinsic
 def set_first_units(
     typing: Any, lanes: Any, channel: Any, inputs: Any, layer: Any, out: Any, before: Any
 ) -> Any:
     """Do as `set_units`, with `before` (lane, O) added to the sums."""
-    return _checked(types.int16, lanes, channel, inputs, layer, out, before), _codegen(_rectified)
+    return _signature(types.int16, lanes, channel, inputs, layer, out, before), _codegen(_rectified)
 
 
-def _checked(unit: Any, lanes: Any, channel: Any, inputs: Any, layer: Any, *outputs: Any) -> Any:
+def _signature(unit: Any, lanes: Any, channel: Any, inputs: Any, layer: Any, *outputs: Any) -> Any:
     """Return the signature of a layer; raise TypingError for arrays of other kinds."""
     of_layer = [(types.int16, 4), (types.int32, 2), (types.int32, 2)]
     kinds = [(types.int16, 2), *of_layer, (unit, 2), (types.int32, 2)]
@@ -116,11 +118,11 @@ class _Array:
     def load(self, kind: Any, *terms: Value) -> Value:
         """Return a value of a kind, from the sum of the terms on: an index of the array's elements."""
         loaded = self.builder.load(self._pointer(kind, terms))
-        loaded.align = 4  # where rows of pairs begin, at the least
+        loaded.align = _ALIGNED
         return loaded
 
     def store(self, value: Value, *terms: Value) -> None:
-        self.builder.store(value, self._pointer(value.type, terms)).align = 4
+        self.builder.store(value, self._pointer(value.type, terms)).align = _ALIGNED
 
     def _pointer(self, kind: Any, terms: tuple[Value, ...]) -> Value:
         index = terms[0]
@@ -134,7 +136,7 @@ def _codegen(finish: Finish) -> Callable[..., Value]:
         lanes, channel, inputs, layer, *outputs = arguments
         of_inputs, of_layer, *of_outputs = signature.args[2:]
         kinds = [of_inputs, *of_layer, *of_outputs]
-        parts = [builder.extract_value(layer, i) for i in range(len(Layer._fields))]
+        parts = [builder.extract_value(layer, i) for i in range(len(PackedLayer._fields))]
         arrays = [
             _Array(context, builder, kind, value)
             for kind, value in zip(kinds, [inputs, *parts, *outputs], strict=True)
@@ -149,7 +151,7 @@ def _codegen(finish: Finish) -> Callable[..., Value]:
     return codegen
 
 
-def _blocks(builder: Builder, count: Value, size: int) -> Any:
+def _blocks(builder: Builder, count: Value, size: int) -> Iterator[tuple[Value, int]]:
     """Yield the first and the number of each block, in loops that go around what the caller writes."""
     whole = builder.mul(builder.sdiv(count, count.type(size)), count.type(size))
     for start, stop, step in ((count.type(0), whole, size), (whole, count, 1)):
@@ -165,7 +167,8 @@ class _Block:
     ) -> None:
         self.context, self.builder, self.finish = context, builder, finish
         self.inputs, self.weight, self.bias, self.shift, self.out, *self.before = arrays
-        _, vectors, self.pairs, self.pair_size = self.weight.shape
+        _, vectors, self.pairs, _ = self.weight.shape
+        self.pair_size = channel.type(VECTOR * PAIR)
         self.vector_size = builder.mul(self.pairs, self.pair_size)
         self.first_weight = builder.mul(channel, builder.mul(vectors, self.vector_size))
         self.first_bias = builder.mul(channel, self.bias.shape[1])
@@ -228,27 +231,31 @@ def _splat(builder: Builder, value: Value) -> Value:
 def _sums_of_pairs(context: Any, builder: Builder, a: Value, b: Value) -> Value:
     """Return the sum of the two products of each pair."""
     _, _, features = context.codegen().magic_tuple()  # of the processor that numba compiles for
-    undefined = ir.Constant(_PAIRS, ir.Undefined)
     for feature, (name, width) in _INSTRUCTIONS.items():
         if feature in features.split(","):
-            pairs, sums = ir.VectorType(_I16, PAIR * width), ir.VectorType(_I32, width)
-            of_pairs = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(sums, [pairs, pairs]), name
-            )
-            if width == VECTOR:
-                return builder.call(of_pairs, [a, b])
-            halves = [_indices(first, first + PAIR * width) for first in (0, PAIR * width)]
-            parts = [
-                builder.call(of_pairs, [builder.shuffle_vector(of, undefined, half) for of in (a, b)])
-                for half in halves
-            ]
-            return builder.shuffle_vector(*parts, _indices(0, VECTOR))
+            return _sums_by_instruction(builder, a, b, name, width)
+    undefined = ir.Constant(_PAIRS, ir.Undefined)
     products = []
     for i in range(PAIR):
         every_other = _indices(i, PAIR * VECTOR, PAIR)
         factors = [builder.sext(builder.shuffle_vector(of, undefined, every_other), _SUMS) for of in (a, b)]
         products.append(builder.mul(*factors))
     return builder.add(*products)
+
+
+def _sums_by_instruction(builder: Builder, a: Value, b: Value, name: str, width: int) -> Value:
+    """Do so with an instruction that makes `width` sums."""
+    pairs, sums = ir.VectorType(_I16, PAIR * width), ir.VectorType(_I32, width)
+    of_pairs = cgutils.get_or_insert_function(builder.module, ir.FunctionType(sums, [pairs, pairs]), name)
+    undefined = ir.Constant(_PAIRS, ir.Undefined)
+    parts = []
+    for first in range(0, PAIR * VECTOR, PAIR * width):
+        part = _indices(first, first + PAIR * width)
+        parts.append(builder.call(of_pairs, [builder.shuffle_vector(of, undefined, part) for of in (a, b)]))
+    while len(parts) > 1:
+        both = _indices(0, PAIR * VECTOR // len(parts))
+        parts = [builder.shuffle_vector(*two, both) for two in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def _rounded(builder: Builder, total: Value, shift: Value) -> Value:

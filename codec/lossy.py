@@ -126,14 +126,9 @@ def in_parts(
 
 
 def _best_rungs(costs: Costs, worth: int) -> Int64[np.ndarray, " image"]:
-    return np.argmin(_weighed(costs, worth), axis=1)
-
-
-def _weighed(costs: Costs, worth: int) -> Int64[np.ndarray, "image rung"]:
-    """Return the error plus what the bits are worth, in a unit of its own."""
     octaves, rest = divmod(worth, _WORTHS_AN_OCTAVE)
     of_costs = _WORTHS_AN_OCTAVE + rest << octaves
-    return (costs.errors * COSTS_A_BIT << _WORTH_BITS) + costs.costs * of_costs
+    return np.argmin((costs.errors * COSTS_A_BIT << _WORTH_BITS) + costs.costs * of_costs, axis=1)
 
 
 def _worth_at(quality: int) -> int:

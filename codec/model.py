@@ -25,7 +25,7 @@ from codec.context import (
     ContextNetwork,
     Network,
     context_faults,
-    running,
+    packed_network,
 )
 from codec.integer import Layer
 from codec.ladder import STEPS, ladder_faults
@@ -130,12 +130,12 @@ class CodecModel:
     @cached_property
     def best_network(self) -> Network:
         """The context network as it is run."""
-        return running(self.context, self.config.features, LANES)
+        return packed_network(self.context, self.config.features, LANES)
 
     @cached_property
     def fast_network(self) -> Network:
         """The fast network as it is run."""
-        return running(self.fast, 0, FAST_LANES)
+        return packed_network(self.fast, 0, FAST_LANES)
 
     @property
     def prefix(self) -> bytes:

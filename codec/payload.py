@@ -47,7 +47,7 @@ class UnknownModelError(PayloadError):
 class Kind(IntEnum):
     """How a payload's images are coded."""
 
-    CLASSICAL = 0  # no model: lossless WebP, or plain bytes
+    CLASSICAL = 0  # no model: WebP, lossy only where loss was asked for, or plain bytes
     BEST = 1  # latents, then each level given them and the levels before it
     FAST = 2  # each level given a few of the levels before it
     NEAR_BEST = 3  # the same of levels that may differ, by no more than the payload says

@@ -41,7 +41,7 @@ from codec.payload import LARGEST_ERROR, Header, PayloadError, UnknownModelError
 MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES = 4096, 1 << 20
 router = APIRouter(route_class=StrictRoute)
 EffortParameter = Annotated[
-    Effort, Query(description="`fast` takes a tenth of the time, for a payload that is less small.")
+    Effort, Query(description="`fast` takes a half to a tenth of the time, for a payload that is less small.")
 ]
 ErrorParameter = Annotated[
     int,

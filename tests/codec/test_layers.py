@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from llvmlite.binding import get_host_cpu_features
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features, parse_assembly
 from numba import njit
 from numba.core.errors import TypingError
 
-from codec.context import ContextNetwork, running
+from codec.context import ContextNetwork, packed_network
 from codec.layers import (
     LARGEST_UNIT,
     SMALLEST_UNIT,
-    Layer,
+    _sums_of_pairs,
     packed,
     padded_inputs,
     padded_outputs,
@@ -30,7 +34,12 @@ from tests.codec.reference import act, rounded
 CHANNELS = 3
 SIZES = [(1, 1, 1), (4, 2, 16), (5, 7, 33), (9, 64, 48), (16, 24, 9), (3, 0, 20), (2, 5, 67)]
 # What numba compiles for, in place of the processor that it finds.
-PROCESSORS = {"plain": "", "avx2": "+sse4.2,+avx,+avx2", "avx512": "+avx2,+avx512f,+avx512vl,+avx512bw"}
+PROCESSORS = {
+    "plain": "",
+    "sse2": "+sse2",
+    "avx2": "+sse2,+sse4.2,+avx,+avx2",
+    "avx512": "+sse2,+avx2,+avx512f,+avx512vl,+avx512bw",
+}
 
 
 @njit
@@ -98,6 +107,28 @@ def test_they_are_so_on_every_processor(processor: str) -> None:
     subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
 
 
+@pytest.mark.parametrize(
+    ("features", "calls"),
+    [
+        ("+sse2,+avx2,+avx512bw", {"llvm.x86.avx512.pmaddw.d.512": 1}),
+        ("+sse2,+avx2,+avx512f", {"llvm.x86.avx2.pmadd.wd": 2}),
+        ("+sse2", {"llvm.x86.sse2.pmadd.wd": 4}),
+        ("+neon", {}),
+    ],
+)
+def test_a_processor_s_own_instruction_makes_sums_of_pairs(features: str, calls: dict[str, int]) -> None:
+    module = ir.Module()
+    pairs, sums = ir.VectorType(ir.IntType(16), 32), ir.VectorType(ir.IntType(32), 16)
+    function = ir.Function(module, ir.FunctionType(sums, [pairs, pairs]), "sums")
+    builder = ir.IRBuilder(function.append_basic_block())
+    code = SimpleNamespace(magic_tuple=lambda: ("triple", "processor", features))
+    context = SimpleNamespace(codegen=lambda: code)
+    builder.ret(_sums_of_pairs(context, builder, *function.args))
+    parse_assembly(str(module)).verify()
+    assert Counter(re.findall(r"call .*@\"(llvm[^\"]*)", str(module))) == calls
+    assert str(module).count("= mul ") == (0 if calls else 2)
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2, 7, 28])
 def test_rounding_and_rectifying_is_that_of_the_specification_about_every_half(shift: int) -> None:
     most = 2**31 - 2**28 - 1
@@ -122,7 +153,7 @@ def test_arrays_of_another_kind_are_refused() -> None:
 
 def test_a_layer_is_in_whole_vectors_of_pairs() -> None:
     weight = np.arange(6, dtype=np.int16).reshape(1, 2, 3)
-    layer: Layer = packed(weight, np.array([[7, 8]], np.int32), np.array([[1, 2]], np.int32))
+    layer = packed(weight, np.array([[7, 8]], np.int32), np.array([[1, 2]], np.int32))
     assert layer.weight.shape == (1, 1, 2, 32)
     assert layer.weight[0, 0, :, :4].tolist() == [[0, 1, 3, 4], [2, 0, 5, 0]]
     assert not layer.weight[0, 0, :, 4:].any()
@@ -131,7 +162,7 @@ def test_a_layer_is_in_whole_vectors_of_pairs() -> None:
 
 def test_a_later_channel_of_a_pixel_counts_nothing(rgb: CodecModel) -> None:
     own = np.ones_like(rgb.fast.own_weight)
-    network = running(ContextNetwork(**(rgb.fast._asdict() | {"own_weight": own})), 0, 1)
+    network = packed_network(ContextNetwork(**(rgb.fast._asdict() | {"own_weight": own})), 0, 1)
     before = [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
     assert network.own_levels.tolist() == before
     assert network.own_residuals.weight[:, 0, :, :2].reshape(3, -1)[:, :3].tolist() == before

@@ -235,6 +235,13 @@ def test_a_lossy_classical_stream_is_never_as_long_as_the_levels(monkeypatch: py
     assert len(encode_lossy_classical(images, 50)) == images.size + 1
 
 
+def test_a_zero_byte_after_a_lossy_classical_stream_changes_nothing() -> None:
+    images = noise(1, 3, 17, 20)
+    stream = encode_lossy_classical(images, 50)
+    found = decode_classical(stream + b"\0", (3, 17, 20), 1)
+    np.testing.assert_array_equal(found, decode_classical(stream, (3, 17, 20), 1))
+
+
 def test_a_learned_chunk_in_a_payload_without_a_model_is_an_error() -> None:
     payload = compress(noise(3, 1, 200, 200), None)
     place = len(b"V\xc6\x10\x01\xc8\x01\xc8\x01\x03")  # of the first chunk's length

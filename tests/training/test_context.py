@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.context import LANES, context_faults, running, slots_of_levels
+from codec.context import LANES, context_faults, packed_network, slots_of_levels
 from codec.mixture import make_tables
 from codec.rans import TOTAL
 from models.vae import Upsample
@@ -106,7 +106,7 @@ def test_integers_cost_what_the_floats_say(shape: tuple[int, int, int], layers: 
     net = integer_context(model, steps, levels, activations)
     assert context_faults("context", net, TRAINING.reach) == []
     in_place = np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
-    network = running(net, TRAINING.features, LANES)
+    network = packed_network(net, TRAINING.features, LANES)
     _, frequencies = slots_of_levels(in_place, 0, units, network, make_tables())
     assert -np.log2(frequencies / TOTAL).mean() == pytest.approx(float(expected.mean()), rel=2e-3)
 
