@@ -3,7 +3,7 @@
     inputs (lane, I) ─► pairs ─► Σ (input · weight + input · weight) ─► + bias, shifted ─► outputs (lane, O)
 
 They are written in LLVM's language, as whether it makes vectors of numba's loops hangs on everything around
-them. The sum of two products of 16 bits is one instruction of x86 processors; others have theirs by LLVM.
+them. The sum of two products of 16 bits is one instruction of x86 processors; of others LLVM makes the best.
 """
 
 from __future__ import annotations
