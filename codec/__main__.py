@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compress(options: argparse.Namespace, each: Each) -> None:
     model = None if options.model == "none" else verified(bundle_path(options.model) / FILE)
-    manner = Manner(options.effort, options.max_error, options.quality, options.target_bytes)
+    manner = Manner(options.effort, options.max_error, options.quality, options.target_bytes, options.search)
     if len(options.files) == 1 and options.files[0].suffix == ".npy":
         data = compress(_read_array(options.files[0]), model, manner, each)
     else:
@@ -218,6 +218,9 @@ def command_line() -> argparse.ArgumentParser:
     pack.add_argument("--effort", choices=KINDS, default="best", help="fast: less small")
     pack.add_argument(
         "--max-error", type=int, default=0, help="by how much a level may differ, 0 … 127; none by default"
+    )
+    pack.add_argument(
+        "--search", action="store_true", help="latents that suit each image: a hundredth smaller, slow"
     )
     pack.add_argument("--quality", type=int, help="lossy: 1 … 99, more bytes and less error the higher")
     pack.add_argument(

@@ -24,14 +24,18 @@ from codec.lossy import decode_lossy_chunk, encode_lossy_chunk
 from codec.model import CodecError, CodecModel, Golden, load_codec
 from codec.networks import Features, Latents, Levels
 from codec.rans import StreamError
+from codec.search import searched_latents
 
 
-def encode_chunks(model: CodecModel, chunks: Sequence[Levels], max_error: int = 0) -> list[bytes]:
+def encode_chunks(
+    model: CodecModel, chunks: Sequence[Levels], max_error: int = 0, searches_latents: bool = False
+) -> list[bytes]:
     """Return the stream of each chunk's images; the networks see all of them together.
 
     With a `max_error` above 0 the images are those that `coarsened` gives.
     """
-    k = model.latents_of(np.concatenate(chunks))
+    levels = np.concatenate(chunks)
+    k = searched_latents(model, levels, max_error) if searches_latents else model.latents_of(levels)
     features = model.features_of(k)
     ends = np.cumsum([len(levels) for levels in chunks])[:-1]
     return [

@@ -69,6 +69,7 @@ class Manner(NamedTuple):
     max_error: int = 0  # of a level
     quality: int | None = None  # 1 … 99
     target_bytes: int | None = None  # of the payload
+    searches_latents: bool = False  # for each image, with effort best, lossless or within a max_error
 
     @property
     def takes_a_rung(self) -> bool:
@@ -143,6 +144,9 @@ def _check_manner(manner: Manner, model: CodecModel | None, shape: Shape) -> Non
     if len(given) > 1:
         both = " and ".join(given)
         raise MannerError(f"{both} together; one of them at most", both, None)
+    if manner.searches_latents and (manner.effort != "best" or manner.takes_a_rung):
+        other = given[0] if manner.takes_a_rung else f"effort {manner.effort}"
+        raise MannerError(f"latents are searched for with effort best alone, not with {other}", other, "best")
     if manner.takes_a_rung and model is None:
         raise MannerError(f"{given[0]} needs a model with a codec, and there is none", given[0], None)
     if manner.takes_a_rung and model is not None and model.config.shape != shape:
@@ -166,7 +170,7 @@ def encoded(parts: Sequence[Images], model: CodecModel | None, manner: Manner) -
         return [Stream(encode_classical(part, quick=is_quick), True, part) for part in parts]
     if manner.effort == "fast":
         return [_shorter_fast(part, encode_fast_chunk(model, part, manner.max_error)) for part in parts]
-    learned = encode_chunks(model, parts, manner.max_error)
+    learned = encode_chunks(model, parts, manner.max_error, manner.searches_latents)
     return [_shorter(part, stream) for part, stream in zip(parts, learned, strict=True)]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Int64
 
 from codec import rans
-from codec.compiled import compiled
 from codec.context import code_near
 from codec.ladder import (
     PARTS,
@@ -31,6 +30,7 @@ from codec.ladder import (
 from codec.model import CodecModel
 from codec.networks import Features, FinerLatents, Latents, Levels
 from codec.rans import COSTS_A_BIT, TOTAL, StreamError
+from codec.search import costs_of
 
 BEST_QUALITY = 99
 # What a bit is worth, in squared error: 2^−12 · 16 at worth 0, doubled every WORTHS_AN_OCTAVE.
@@ -225,7 +225,7 @@ def _coded(
     latents = _latents(model, finer, modes)
     slots = (slots_of_rungs(modes), slots_of_parts(modes), (latents.starts, latents.frequencies))
     starts, frequencies = (np.concatenate(parts, axis=1) for parts in zip(*slots, strict=True))
-    costs = _costs(frequencies)
+    costs = costs_of(frequencies)
     back = np.empty_like(levels)
     if not near.all():
         back[~near] = model.pictures.levels(latents.z[~near])
@@ -251,13 +251,3 @@ def _coded(
 def _narrow(k: FinerLatents) -> Latents:
     """Return the latents of images on rungs of levels, whose tables keep them to eight bits."""
     return k.astype(np.int8)
-
-
-@compiled
-def _costs(frequencies: np.ndarray) -> np.ndarray:
-    """Return the sum of what symbols cost, an image a row."""
-    costs = np.zeros(len(frequencies), np.int64)
-    for n in range(len(frequencies)):
-        for i in range(frequencies.shape[1]):
-            costs[n] += rans.cost(frequencies[n, i])
-    return costs
