@@ -14,7 +14,7 @@ from codec.compiled import compiled
 from codec.context import slots_of_levels
 from codec.latents import slots_of_latents, within
 from codec.model import CodecModel
-from codec.networks import FINER_BITS, Latents, Levels
+from codec.networks import FINER_BITS, LARGEST_LATENT, Latents, Levels
 
 TRIED = 4  # one in so many latents is moved: those that were rounded furthest
 TAKEN = 12  # moves at the most, the best first
@@ -35,9 +35,9 @@ def _searched(
     model: CodecModel, image: Levels, k: Latents, away: Int64[np.ndarray, " latent"], max_error: int
 ) -> Latents:
     tried = np.argsort(-np.abs(away), kind="stable")[: -(-len(away) // TRIED)]
-    moved = np.repeat(k, len(tried), axis=0)
-    moved[np.arange(len(tried)), tried] += np.where(away[tried] < 0, -1, 1).astype(np.int8)
-    moved = within(moved, model.latents)
+    moved = np.repeat(k.astype(np.int64), len(tried), axis=0)
+    moved[np.arange(len(tried)), tried] += np.where(away[tried] < 0, -1, 1)
+    moved = within(moved.clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8), model.latents)
     least, *costs = _costs(model, image, np.concatenate([k, moved]), max_error)
     for move in np.argsort(costs, kind="stable")[:TAKEN]:
         if costs[move] >= least:
