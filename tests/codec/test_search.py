@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from codec import search
 from codec.__main__ import main
 from codec.chunk import encode_chunks, verified
 from codec.encoding import Effort, Manner, MannerError, compress
@@ -51,6 +52,20 @@ def test_latents_of_an_image_are_found_in_any_company() -> None:
     together = searched_latents(codec, images)
     assert (together != codec.latents_of(images)).any()
     np.testing.assert_array_equal(searched_latents(codec, images[2:3]), together[2:3])
+
+
+def test_moves_that_save_alone_are_kept_only_where_they_save_together(
+    grey: CodecModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pictures(grey.config.shape, 1)
+    first = grey.latents_of(image)
+    by_moves = {0: 100, 1: 90, 2: 95}
+
+    def costs(model: CodecModel, image: np.ndarray, k: np.ndarray, max_error: int) -> list[int]:
+        return [by_moves[int((row != first[0]).sum())] for row in k]
+
+    monkeypatch.setattr(search, "_costs", costs)
+    assert (searched_latents(grey, image) != first).sum() == 1
 
 
 def test_a_codec_without_latents_searches_for_none() -> None:
