@@ -38,9 +38,10 @@ def _searched(
     moved = np.repeat(k.astype(np.int64), len(tried), axis=0)
     moved[np.arange(len(tried)), tried] += np.where(away[tried] < 0, -1, 1)
     moved = within(moved.clip(-LARGEST_LATENT, LARGEST_LATENT).astype(np.int8), model.latents)
-    least, *costs = _costs(model, image, np.concatenate([k, moved]), max_error)
+    unmoved, *costs = _costs(model, image, np.concatenate([k, moved]), max_error)
+    least = unmoved
     for move in np.argsort(costs, kind="stable")[:TAKEN]:
-        if costs[move] >= least:
+        if costs[move] >= unmoved:
             break
         further = k.copy()
         further[0, tried[move]] = moved[move, tried[move]]

@@ -35,7 +35,7 @@ def test_images_come_back_whatever_their_latents_are(codec: CodecModel, max_erro
     np.testing.assert_array_equal(back, expected)
 
 
-@pytest.mark.parametrize(("id", "least"), [("fashion-mnist", 0.003), ("mnist", 0.008)])
+@pytest.mark.parametrize(("id", "least"), [("fashion-mnist", 0.007), ("mnist", 0.012)])
 def test_no_image_costs_more_and_all_together_cost_less(id: str, least: float) -> None:
     codec, images = verified(SHIPPED / id / FILE), golden_images(id, 8)
     sizes = {
@@ -54,18 +54,16 @@ def test_latents_of_an_image_are_found_in_any_company() -> None:
     np.testing.assert_array_equal(searched_latents(codec, images[2:3]), together[2:3])
 
 
-def test_moves_that_save_alone_are_kept_only_where_they_save_together(
-    grey: CodecModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = pictures(grey.config.shape, 1)
-    first = grey.latents_of(image)
-    by_moves = {0: 100, 1: 90, 2: 95}
+def test_moves_that_save_alone_are_kept_while_they_save_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, image = verified(SHIPPED / "fashion-mnist" / FILE), golden_images("fashion-mnist", 1)
+    first = codec.latents_of(image)
+    by_moves = {0: 100, 1: 90, 2: 80, 3: 85}
 
     def costs(model: CodecModel, image: np.ndarray, k: np.ndarray, max_error: int) -> list[int]:
         return [by_moves[int((row != first[0]).sum())] for row in k]
 
     monkeypatch.setattr(search, "_costs", costs)
-    assert (searched_latents(grey, image) != first).sum() == 1
+    assert (searched_latents(codec, image) != first).sum() == 2
 
 
 def test_a_codec_without_latents_searches_for_none() -> None:
