@@ -29,8 +29,7 @@ from codec.ladder import (
 )
 from codec.model import CodecModel
 from codec.networks import Features, FinerLatents, Latents, Levels
-from codec.rans import COSTS_A_BIT, TOTAL, StreamError
-from codec.search import costs_of
+from codec.rans import COSTS_A_BIT, TOTAL, StreamError, costs_of
 
 BEST_QUALITY = 99
 # What a bit is worth, in squared error: 2^−12 · 16 at worth 0, doubled every WORTHS_AN_OCTAVE.

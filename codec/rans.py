@@ -69,6 +69,16 @@ def cost(frequency: int) -> int:
 
 
 @compiled
+def costs_of(frequencies: np.ndarray) -> np.ndarray:
+    """Return the sum of what symbols cost, an image a row."""
+    costs = np.zeros(len(frequencies), np.int64)
+    for n in range(len(frequencies)):
+        for i in range(frequencies.shape[1]):
+            costs[n] += cost(frequencies[n, i])
+    return costs
+
+
+@compiled
 def push_all(starts: np.ndarray, frequencies: np.ndarray, words: np.ndarray) -> tuple[int, int]:
     """Code symbols, last to first, on an empty state; return the state and the count of words."""
     state, count = 0, 0

@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int64
 
-from codec import rans
-from codec.compiled import compiled
 from codec.context import slots_of_levels
 from codec.latents import slots_of_latents, within
 from codec.model import CodecModel
 from codec.networks import FINER_BITS, LARGEST_LATENT, Latents, Levels
+from codec.rans import costs_of
 
 TRIED = 4  # one in so many latents is moved: those that were rounded furthest
 TAKEN = 12  # moves at the most, the best first
@@ -59,13 +58,3 @@ def _costs(model: CodecModel, image: Levels, k: Latents, max_error: int) -> list
     _, of_latents = slots_of_latents(k, model.latents)
     both = [frequencies.reshape(len(k), -1) for frequencies in (of_latents, of_levels)]
     return [int(cost) for cost in costs_of(np.concatenate(both, axis=1))]
-
-
-@compiled
-def costs_of(frequencies: np.ndarray) -> np.ndarray:
-    """Return the sum of what symbols cost, an image a row."""
-    costs = np.zeros(len(frequencies), np.int64)
-    for n in range(len(frequencies)):
-        for i in range(frequencies.shape[1]):
-            costs[n] += rans.cost(frequencies[n, i])
-    return costs

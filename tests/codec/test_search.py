@@ -15,7 +15,8 @@ from codec.chunk import encode_chunks, verified
 from codec.encoding import Effort, Manner, MannerError, compress
 from codec.model import FILE, CodecModel
 from codec.payload import decompress, parsed
-from codec.search import costs_of, searched_latents
+from codec.rans import costs_of
+from codec.search import searched_latents
 from models.bundle import SHIPPED
 from tests.codecs import pictures
 
