@@ -26,6 +26,8 @@ from codec.networks import Features, Latents, Levels
 from codec.rans import StreamError
 from codec.search import searched_latents
 
+Slots = tuple[np.ndarray, np.ndarray]  # the first slot of each symbol, and how many it has
+
 
 def encode_chunks(
     model: CodecModel, chunks: Sequence[Levels], max_error: int = 0, searches_latents: bool = False
@@ -45,11 +47,15 @@ def encode_chunks(
 
 
 def _stream(model: CodecModel, levels: Levels, k: Latents, features: Features, max_error: int) -> bytes:
+    return rans.encode(*_slots(model, levels, k, features, max_error))
+
+
+def _slots(model: CodecModel, levels: Levels, k: Latents, features: Features, max_error: int) -> Slots:
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
     of_latents = slots_of_latents(k, model.latents)
     of_levels = slots_of_levels(in_place, max_error, features, model.best_network, model.tables)
     starts, frequencies = (np.concatenate(parts) for parts in zip(of_latents, of_levels, strict=True))
-    return rans.encode(starts, frequencies)
+    return starts, frequencies
 
 
 class Coded(NamedTuple):
@@ -116,9 +122,13 @@ def decode_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
 
 def encode_fast_chunk(model: CodecModel, levels: Levels, max_error: int = 0) -> bytes:
     """Return the stream of images, coded without latents."""
+    return rans.encode(*_fast_slots(model, levels, max_error))
+
+
+def _fast_slots(model: CodecModel, levels: Levels, max_error: int) -> Slots:
     in_place = np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
     nothing = _nothing(model, len(levels))
-    return rans.encode(*slots_of_levels(in_place, max_error, nothing, model.fast_network, model.tables))
+    return slots_of_levels(in_place, max_error, nothing, model.fast_network, model.tables)
 
 
 def decode_fast_chunk(model: CodecModel, stream: bytes, images: int, max_error: int = 0) -> Levels:
@@ -129,6 +139,17 @@ def decode_fast_chunk(model: CodecModel, stream: bytes, images: int, max_error: 
         *coded, _nothing(model, images), max_error, model.fast_network, model.tables
     )
     return _ended(levels, state, left)
+
+
+def shares_of_chunk(model: CodecModel, levels: Levels) -> np.ndarray:
+    """Return how many of the TOTAL slots each symbol of a stream of images has."""
+    k = model.latents_of(levels)
+    return _slots(model, levels, k, model.features_of(k), 0)[1]
+
+
+def shares_of_fast_chunk(model: CodecModel, levels: Levels) -> np.ndarray:
+    """Return how many of the TOTAL slots each symbol of a stream without latents has."""
+    return _fast_slots(model, levels, 0)[1]
 
 
 def _nothing(model: CodecModel, images: int) -> Features:

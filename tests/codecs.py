@@ -86,4 +86,4 @@ def fitted(kind: str) -> bytes:
     """Return the content of codec.safetensors."""
     shape = SHAPES[kind]
     config = TRAINING.model_copy(update={"features": 0}) if kind == "alone" else TRAINING
-    return dumped(fit_codec(tiny_vae(shape, MEANS), tiny_data(shape), config, seed=0))
+    return dumped(fit_codec(tiny_vae(shape, MEANS), tiny_data(shape), config, seed=0).codec)

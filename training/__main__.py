@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,9 +88,9 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
 
 def _fit_codec(options: argparse.Namespace, config: RunConfig, dataset: Dataset, place: Place) -> None:
     destination = _destination(options, config)
-    bits_per_dim = export_codec(config, dataset, place, destination)
-    figures = ", ".join(f"{effort} {bits:.4f}" for effort, bits in bits_per_dim.items())
-    print(f"codec written to {destination}: {figures} bits/dim")
+    figures = export_codec(config, dataset, place, destination)
+    print(f"codec written to {destination}")
+    print(json.dumps({"bits/dim": figures._asdict()}, indent=2))
 
 
 def _destination(options: argparse.Namespace, config: RunConfig) -> Path:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -79,8 +79,11 @@ class CodecNetwork(LatentNetwork):
         self.grids = Grids(config.stride)
 
     def forward(self, levels: Levels, k: Float[Tensor, "batch latent"]) -> Float[Tensor, ""]:
-        """Return the mean −log2 p of a level."""
-        grid = next(self.grids)
+        """Return the mean −log2 p of a level on the next grid."""
+        return self.bits(levels, k, next(self.grids))
+
+    def bits(self, levels: Levels, k: Float[Tensor, "batch latent"], grid: Grid) -> Float[Tensor, ""]:
+        """Return the mean −log2 p of a level on a grid."""
         return _bits(grid.of(levels), self.context(levels, self.activations(k), grid))
 
 
@@ -92,8 +95,11 @@ class LevelNetwork(nn.Module):
         self.context, self.grids = context, Grids(stride)
 
     def forward(self, levels: Levels) -> Float[Tensor, ""]:
-        """Return the mean −log2 p of a level."""
-        grid = next(self.grids)
+        """Return the mean −log2 p of a level on the next grid."""
+        return self.bits(levels, next(self.grids))
+
+    def bits(self, levels: Levels, grid: Grid) -> Float[Tensor, ""]:
+        """Return the mean −log2 p of a level on a grid."""
         return _bits(grid.of(levels), self.context(levels, None, grid))
 
 
@@ -149,8 +155,16 @@ def _bits(levels: Levels, outputs: Outputs) -> Float[Tensor, ""]:
     return -log_prob(levels, outputs).mean() / math.log(2)
 
 
-def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) -> CodecModel:
-    """Train the codec of a VAE, and return it in integers.
+class Fitted(NamedTuple):
+    """A codec, and the networks in floats that its context networks were made of."""
+
+    codec: CodecModel
+    best: CodecNetwork | LevelNetwork
+    fast: LevelNetwork
+
+
+def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) -> Fitted:
+    """Train the codec of a VAE, and put it in integers.
 
     Raises RunError for a VAE that is not convolutional or has binary pixels, for a batch that exceeds the
     data, and for gradients that stay NaN or infinite.
@@ -165,13 +179,14 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
     on_cpu = deepcopy(model).cpu()
     encoder = integer_encoder(on_cpu, steps, calibration.cpu())
     decoder, tables = None, NO_LATENTS
+    best: CodecNetwork | LevelNetwork
     if config.features:
         k = encoder.latents(dataset.train)
         tables = fit_latent_tables(k)
-        decoder, context = _fit_with_latents(on_cpu, steps, levels, k, chosen, config, seed)
+        best, decoder, context = _fit_with_latents(on_cpu, steps, levels, k, chosen, config, seed)
     else:
-        context = _fit_alone(levels, calibration.cpu(), config, config.layers, config, seed)
-    fast = _fit_alone(levels, calibration.cpu(), config.fast, FAST_LAYERS, config, seed)
+        best, context = _fit_alone(levels, calibration.cpu(), config, config.layers, config, seed)
+    fast, fast_context = _fit_alone(levels, calibration.cpu(), config.fast, FAST_LAYERS, config, seed)
     finer = encoder.finer_latents(dataset.train)
     pictures = _fit_pictures(on_cpu, steps, levels, finer, config, seed)
     without = CodecModel(
@@ -180,13 +195,13 @@ def fit_codec(model: VAE, dataset: Dataset, config: CodecTraining, seed: int) ->
         decoder,
         pictures,
         context,
-        fast,
+        fast_context,
         tables,
         fit_ladder(finer),
         make_tables(),
         NO_GOLDEN,
     )
-    return with_golden(without, _golden_levels(calibration.cpu().numpy()))
+    return Fitted(with_golden(without, _golden_levels(calibration.cpu().numpy())), best, fast)
 
 
 def _fit_with_latents(
@@ -197,7 +212,7 @@ def _fit_with_latents(
     chosen: np.ndarray,
     config: CodecTraining,
     seed: int,
-) -> tuple[IntegerDecoder, ContextNetwork]:
+) -> tuple[CodecNetwork, IntegerDecoder, ContextNetwork]:
     some, calibration = torch.from_numpy(k[chosen]).float(), levels[torch.from_numpy(chosen)].cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -217,7 +232,8 @@ def _fit_with_latents(
     decoder, feature_steps = integer_decoder(model.config, whole, trained.steps, some)
     with torch.inference_mode():
         activations = trained.activations(some)
-        return decoder, integer_context(trained.context, feature_steps, calibration, activations)
+        context = integer_context(trained.context, feature_steps, calibration, activations)
+    return trained, decoder, context
 
 
 def _fit_alone(
@@ -227,13 +243,13 @@ def _fit_alone(
     layers: int,
     config: CodecTraining,
     seed: int,
-) -> ContextNetwork:
+) -> tuple[LevelNetwork, ContextNetwork]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = LevelNetwork(context_model(sizes, layers, calibration), config.stride).to(levels.device)
     rates = [(list(network.parameters()), sizes.learning_rate)]
     trained = _trained(network, rates, (levels,), config, sizes.epochs, seed).cpu()
-    return integer_context(trained.context, torch.zeros(0), calibration)
+    return trained, integer_context(trained.context, torch.zeros(0), calibration)
 
 
 def _fit_pictures(

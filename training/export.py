@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from codec.chunk import verified
-from codec.encoding import KINDS, Effort, Manner, compress
 from codec.model import FILE, dumped
 from models.bundle import Metrics, change_bundle, load_bundle, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE
 from training.card import model_card
 from training.codec import fit_codec
+from training.codec_figures import CodecFigures, codec_figures
 from training.config import RunConfig
 from training.datasets import Dataset
 from training.distributed import Place
@@ -39,6 +39,12 @@ CODEC_HEADING = "\n## Codec\n"
 CODEC_NOTE = """
 `codec.safetensors` compresses images of this shape without loss: {images:,} test images as one payload take
 {best:.3f} bits/dim, all bytes counted, or {fast:.3f} with `effort=fast`.
+
+| bits/dim | best | fast |
+| --- | --- | --- |
+| payload | {payload} |
+| by the integer networks' own estimate | {integer} |
+| by that of the networks in floats that they were made of | {floats} |
 """
 
 
@@ -68,8 +74,8 @@ def export_run(trainer: Trainer, destination: Path) -> Metrics:
     return metrics
 
 
-def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path) -> dict[Effort, float]:
-    """Train the codec of a bundle's model, and put it there; return its bits/dim on test images.
+def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path) -> CodecFigures:
+    """Train the codec of a bundle's model, and put it there; return its figures on test images.
 
     Raises BundleError where there is no such bundle, RunError where the config has no codec or the bundle was
     trained on other data, CodecError where the codec cannot be used.
@@ -81,20 +87,24 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
     if (digest := _digest_of_data(training)) != dataset.digest:
         raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
     made_by = environment(place)
-    content = dumped(fit_codec(model, dataset, config.codec, config.seed))
+    fitted = fit_codec(model, dataset, config.codec, config.seed)
+    content = dumped(fitted.codec)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, FILE).write_bytes(content)
         codec = verified(Path(folder, FILE))
     test = dataset.test[:CODEC_IMAGES]
-    bits_per_dim = {effort: 8 * len(compress(test, codec, Manner(effort))) / test.size for effort in KINDS}
+    figures = codec_figures(fitted._replace(codec=codec), model, test)
     training["config"]["codec"] = config.codec.model_dump(mode="json")
     training["codec"] = {
-        "bits_per_dim": bits_per_dim,
+        **figures._asdict(),
         "test_images": len(test),
         **made_by,
     }
     card, _, _ = (bundle / "README.md").read_text(encoding="utf-8").partition(CODEC_HEADING)
-    note = CODEC_NOTE.format(**bits_per_dim, images=len(test))
+    rows = [" | ".join(f"{bits:.4f}" for bits in row.values()) for row in figures]
+    note = CODEC_NOTE.format(
+        **figures.bits_per_dim, images=len(test), payload=rows[0], integer=rows[1], floats=rows[2]
+    )
     change_bundle(
         bundle,
         {
@@ -103,7 +113,7 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
             "README.md": (card + CODEC_HEADING + note).encode(),
         },
     )
-    return bits_per_dim
+    return figures
 
 
 def _digest_of_data(training: dict[str, Any]) -> object:

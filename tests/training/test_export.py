@@ -224,7 +224,7 @@ def test_a_bundle_gets_a_codec_and_another_in_its_place(
     bundle: Path, fitting: Fitting, tmp_path: Path
 ) -> None:
     shutil.copytree(bundle, tmp_path / "tiny")
-    bits_per_dim = export_codec(*fitting, tmp_path / "tiny")
+    figures = export_codec(*fitting, tmp_path / "tiny")
     once = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
     config, dataset, _ = fitting
     codec, test = verified(tmp_path / "tiny" / FILE), dataset.test
@@ -232,19 +232,20 @@ def test_a_bundle_gets_a_codec_and_another_in_its_place(
         payload = compress(test, codec, Manner(effort))
         header = parsed(payload, {codec.prefix: codec}.get)
         assert header.kind == KINDS[effort]
-        assert bits_per_dim[effort] == 8 * len(payload) / test.size
+        assert figures.bits_per_dim[effort] == 8 * len(payload) / test.size
         np.testing.assert_array_equal(decompress(header), test)
     training = json.loads(once["training.json"])
-    assert training["codec"]["bits_per_dim"] == bits_per_dim
+    for name, of_efforts in figures._asdict().items():
+        assert training["codec"][name] == of_efforts
     assert training["codec"]["test_images"] == len(test)
     assert training["config"]["codec"] == config.codec.model_dump(mode="json")  # type: ignore[union-attr]
-    assert (
-        f"12 test images as one payload take\n{bits_per_dim['best']:.3f} bits/dim"
-        in once["README.md"].decode()
-    )
+    card = once["README.md"].decode()
+    assert f"12 test images as one payload take\n{figures.bits_per_dim['best']:.3f} bits/dim" in card
+    floats = " | ".join(f"{bits:.4f}" for bits in figures.float_estimate.values())
+    assert f"| by that of the networks in floats that they were made of | {floats} |" in card
     load_bundle(tmp_path / "tiny")
 
-    assert export_codec(*fitting, tmp_path / "tiny") == bits_per_dim
+    assert export_codec(*fitting, tmp_path / "tiny") == figures
     again = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir() if path.is_file()}
     assert again == once
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
