@@ -181,7 +181,7 @@ def with_golden(model: CodecModel, levels: Levels) -> CodecModel:
 def _golden_modes(levels: Levels) -> Modes:
     """Return every other rung, from the highest, each other one of them in parts."""
     images = np.arange(len(levels))
-    return Modes(RUNGS - 1 - 2 * images % RUNGS, np.where(images % 2, 0, 11))
+    return Modes(RUNGS - 1 - 2 * images % RUNGS, np.where(images % 2, 0, 11), np.zeros_like(images))
 
 
 def _encode_golden_modes(model: CodecModel, levels: Levels) -> bytes:

@@ -25,7 +25,7 @@ _LARGE_LEVELS = 1 << 20
 _VP8L_SIGNATURE = 0x2F
 _VP8_START = b"\x9d\x01\x2a"  # after three bytes, of which the first is even in a whole picture
 _VP8_BYTES = 10  # up to the size and the size itself
-_LOSSY_METHOD = 6
+LOSSY_METHOD = 6  # of 0 … 6, the slowest
 _RIFF_BYTES = 20  # of a file's header: RIFF, size, WEBP, VP8L or VP8, size
 
 
@@ -42,13 +42,13 @@ def encode_classical(images: Images, quick: bool = False) -> bytes:
     return content if kind == b"VP8L" and len(content) < raw.size else raw.tobytes()
 
 
-def encode_lossy_classical(images: Images, quality: int) -> bytes:
+def encode_lossy_classical(images: Images, quality: float, method: int = LOSSY_METHOD) -> bytes:
     """Return colour images one below the other as a VP8 stream of a quality, 0 … 100.
 
     It has another length than the images' bytes in place, by which those are known.
     """
     raw = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    _, content = _webp(raw, method=_LOSSY_METHOD, quality=quality)
+    _, content = _webp(raw, method=method, quality=quality)
     return content if len(content) != raw.size else content + b"\0"
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Int16, Int32, Int64
 
 from codec.compiled import compiled, inlined
 from codec.integer import LARGEST_ACTIVATION, shifted
+from codec.ladder import NOT_CODED
 from codec.layers import (
     LARGEST_UNIT,
     PackedLayer,
@@ -381,6 +382,7 @@ def code_near(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
     """Code images (N,H,W,C) whose pixels have an error each (N,H,W); `levels` become what comes back.
 
+    Pixels of error NOT_CODED keep the levels they have, and none that has another error comes after one.
     Levels that an error makes one come back as their mean, here and in the contexts of those that follow.
     Returns every level's first slot and number of slots, and what each image costs; decoding, nothing of
     these, but the state and the words after the images.
@@ -403,6 +405,8 @@ def code_near(
         for y in range(height):
             for x in range(width):
                 place = (y + margin) * row + (x + margin) * channels
+                if errors[first : first + lanes, y, x].min() == NOT_CODED:
+                    break
                 for n in range(lanes):
                     base = place + n * (height + margin) * row
                     _see(flat, base, offsets, features[first + n, y, x], n, work.inputs)
@@ -411,6 +415,8 @@ def code_near(
                     _set_parameters(lanes, c, pixels, net, work)
                     set_mixtures(work.outputs, lanes, tables, each, weights, locations, steepnesses)
                     for n in range(lanes):
+                        if errors[first + n, y, x] == NOT_CODED:
+                            continue
                         level = int(levels[first + n, y, x, c])
                         if decoding:
                             slot = state & (TOTAL - 1)
@@ -432,4 +438,4 @@ def code_near(
                         pixels[n, c] = level
                         levels[first + n, y, x, c] = level
                         flat[place + n * (height + margin) * row + c] = level - CENTRE
-    return starts, frequencies, costs, state, count
+    return starts[:symbol], frequencies[:symbol], costs, state, count

@@ -6,7 +6,7 @@ images ─► chunks of 2^16 levels or so ─► a stream each ─► header, le
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from codec.chunk import coarsened, encode_chunks, encode_fast_chunk
 from codec.classical import (
     LOSSY_CHANNELS,
+    LOSSY_METHOD,
     decode_classical,
     encode_classical,
     encode_lossy_classical,
@@ -60,6 +61,9 @@ RUNGS_TRIED: dict[Effort, int] = {"best": RUNGS, "fast": RUNGS_OF_LATENTS}
 COSTS_A_BYTE = 8 * COSTS_A_BIT
 WEBP_QUALITIES = (0, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80)  # above, levels do better
 MAX_WEBP_QUALITY = 100
+# A step of quality may take a fifth more bytes; between two of them lie what these make.
+WEBP_FRACTIONS = np.arange(-1, 2, 0.25)
+WEBP_METHODS = (2, 4, 5, 6)
 
 
 class Manner(NamedTuple):
@@ -203,8 +207,8 @@ def _may_be_lossy_webp(images: Images, effort: Effort) -> bool:
     return effort == "best" and images.shape[1] == LOSSY_CHANNELS
 
 
-def _lossy_webp(images: Images, quality: int) -> Stream:
-    content = encode_lossy_classical(images, quality)
+def _lossy_webp(images: Images, quality: float, method: int = LOSSY_METHOD) -> Stream:
+    content = encode_lossy_classical(images, quality, method)
     count, channels, height, width = images.shape
     return Stream(content, True, decode_classical(content, (channels, height, width), count))
 
@@ -237,8 +241,8 @@ def _compress_to_size(
         least = least_cost(costs)
         rungs, left = within_cost(costs, max(most, least))
         modes = in_parts(model, parts[0][:1], costs, rungs, left)
-        of_parts = zip(parts, np.split(modes.rungs, ends), np.split(modes.parts, ends), strict=True)
-        streams = list(each(lambda of: _encoded_in_modes(of[0], model, Modes(of[1], of[2])), of_parts))
+        of_parts = zip(parts, *(np.split(of_images, ends) for of_images in modes), strict=True)
+        streams = list(each(lambda of: _encoded_in_modes(of[0], model, Modes(*of[1:])), of_parts))
         payload = assembled(streams, model, manner)
         if len(payload) <= target_bytes:
             return _or_lossy_webp(parts, streams, payload, manner)
@@ -256,19 +260,31 @@ def _or_lossy_webp(
     if others or not _may_be_lossy_webp(images, manner.effort):
         return payload
     assert manner.target_bytes is not None
-    low, high = -1, MAX_WEBP_QUALITY
-    best, best_error = payload, squared_errors(streams[0].images, images).sum()
-    while best_error and low < high:
-        middle = (low + high + 1) // 2
-        stream = _lossy_webp(images, middle)
-        other = assembled([stream], None, manner)
-        if len(other) > manner.target_bytes:
-            high = middle - 1
+    room = manner.target_bytes - len(assembled([Stream(b"", True, images)], None, manner))
+    best, best_error = streams[0], squared_errors(streams[0].images, images).sum()
+    if not best_error:
+        return payload
+    for quality, method in _webp_manners(images, room):
+        stream = _lossy_webp(images, quality, method)
+        if len(stream.content) > room:
             continue
-        low = middle
         if (error := squared_errors(stream.images, images).sum()) < best_error:
-            best, best_error = other, error
-    return best
+            best, best_error = stream, error
+    return payload if best is streams[0] else assembled([best], None, manner)
+
+
+def _webp_manners(images: Images, most: int) -> Iterator[tuple[float, int]]:
+    """Yield the qualities and methods of WebP around the highest quality that keeps to so many bytes."""
+    low, high = -1, MAX_WEBP_QUALITY
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(encode_lossy_classical(images, middle)) > most:
+            high = middle - 1
+        else:
+            low = middle
+    for quality in low + WEBP_FRACTIONS:
+        if 0 <= quality <= MAX_WEBP_QUALITY:
+            yield from ((quality, method) for method in WEBP_METHODS)
 
 
 def _shorter(images: Images, stream: bytes) -> Stream:

@@ -3,7 +3,8 @@
     rungs 0 … 5    latents alone, in ever shorter steps
     rungs 6 … 16   latents if the codec has features, then each level's bin of 2·error + 1, ever smaller
 
-An image may be on two rungs: the first `part` of PARTS of its latents or pixels are one rung further up.
+An image may be on two rungs: the first `part` of PARTS of its latents or pixels are one rung further up. From
+the last rung of latents those pixels go to any of the first rungs of levels; the others stay as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from codec.compiled import compiled
 from codec.latents import LatentTables, fit_latent_tables, latent_faults, pop_latent
@@ -23,7 +24,10 @@ ERRORS = (85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0)  # of the rungs of levels
 RUNGS_OF_LATENTS = len(STEPS)
 RUNGS = RUNGS_OF_LATENTS + len(ERRORS)
 PARTS = 128
+NOT_CODED = 255  # in place of the error of a pixel that has no levels of its own
+BINS = 8  # of ERRORS, to which a part of an image of latents may go
 _SLOTS_A_RUNG = TOTAL // RUNGS  # and what is left for the last
+_BIN_BITS = 17
 _PART_BITS = 11  # of the slots of every part but 0
 _WHOLE = PARTS - 1 << _PART_BITS  # the first slot of part 0: were it 0, whole images might cost nothing
 _NEAR_STEPS = STEPS.index(1 << FINER_BITS)  # the latents of a level's features are those of this rung
@@ -34,11 +38,25 @@ class Modes(NamedTuple):
 
     rungs: Int64[np.ndarray, " image"]
     parts: Int64[np.ndarray, " image"]
+    bins: Int64[np.ndarray, " image"]  # of ERRORS: that of the part, if the rest has no levels
+
+    def of(self, images: Bool[np.ndarray, " image"]) -> Modes:
+        """Return those of some images."""
+        return Modes(*(part[images] for part in self))
 
 
 def whole_modes(rungs: Int64[np.ndarray, " image"]) -> Modes:
     """Return the modes of images on one rung each."""
-    return Modes(rungs, np.zeros_like(rungs))
+    return Modes(rungs, np.zeros_like(rungs), np.zeros_like(rungs))
+
+
+def have_levels(modes: Modes) -> Bool[np.ndarray, " image"]:
+    """Return which images have levels, some of their pixels at least."""
+    return (modes.rungs >= RUNGS_OF_LATENTS) | _have_some_levels(modes)
+
+
+def _have_some_levels(modes: Modes) -> Bool[np.ndarray, " image"]:
+    return (modes.rungs == RUNGS_OF_LATENTS - 1) & (modes.parts > 0)
 
 
 def fit_ladder(finer: FinerLatents) -> LatentTables:
@@ -70,17 +88,20 @@ def quantised(finer: FinerLatents, steps: Int64[np.ndarray, "image latent"]) -> 
 
 def step_numbers(modes: Modes, latents: int) -> Int64[np.ndarray, "image latent"]:
     """Return which of STEPS each latent has."""
-    rungs = np.where(modes.rungs < RUNGS_OF_LATENTS, modes.rungs, _NEAR_STEPS)
+    alone = ~have_levels(modes)
+    rungs = np.where(alone, modes.rungs, _NEAR_STEPS)
     further = np.arange(latents) < (modes.parts * latents // PARTS)[:, None]
-    return rungs[:, None] + (further & (modes.rungs < RUNGS_OF_LATENTS - 1)[:, None])
+    return rungs[:, None] + (further & alone[:, None])
 
 
 def pixel_errors(modes: Modes, height: int, width: int) -> UInt8[np.ndarray, "image height width"]:
-    """Return the error of each pixel of images on rungs of levels."""
+    """Return the error of each pixel of images that have levels, or NOT_CODED."""
     pixels = height * width
     further = np.arange(pixels) < (modes.parts * pixels // PARTS)[:, None]
-    rungs = np.minimum(modes.rungs[:, None] + further, RUNGS - 1)
-    return np.array(ERRORS, np.uint8)[rungs - RUNGS_OF_LATENTS].reshape(-1, height, width)
+    errors = np.array((*ERRORS, ERRORS[-1], NOT_CODED), np.uint8)
+    below = np.where(_have_some_levels(modes), len(errors) - 1, modes.rungs - RUNGS_OF_LATENTS)
+    above = np.where(_have_some_levels(modes), modes.bins, below + 1)
+    return errors[np.where(further, above[:, None], below[:, None])].reshape(-1, height, width)
 
 
 def within_tables(
@@ -109,16 +130,24 @@ def slots_of_parts(modes: Modes) -> Slots:
     return starts[:, None], np.where(whole, TOTAL - _WHOLE, 1 << _PART_BITS)[:, None]
 
 
+def slots_of_bins(modes: Modes) -> Slots:
+    """Return the first slot and the number of slots of each image's bin; all, where it needs none."""
+    needed = _have_some_levels(modes)
+    starts = np.where(needed, modes.bins << _BIN_BITS, 0)
+    return starts[:, None], np.where(needed, 1 << _BIN_BITS, TOTAL)[:, None]
+
+
 @compiled
 def decode_heads(
     state: int, words: np.ndarray, count: int, images: int, tables: LatentTables, given: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Return the rungs, parts and latents (N,D) that a stream begins with, and the state and words after.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int]:
+    """Return the rungs, parts, bins and latents (N,D) of images, and the state and words after them.
 
     Images on rungs of levels have latents where those are `given`, else zeros.
     """
     latents = len(tables.lowest) // RUNGS_OF_LATENTS
-    rungs, parts = np.empty(images, np.int64), np.zeros(images, np.int64)
+    rungs = np.empty(images, np.int64)
+    parts, bins = np.zeros(images, np.int64), np.zeros(images, np.int64)
     k = np.zeros((images, latents), np.int16)
     for n in range(images):
         rungs[n] = min((state & (TOTAL - 1)) // _SLOTS_A_RUNG, RUNGS - 1)
@@ -131,9 +160,14 @@ def decode_heads(
         else:
             parts[n] = 1 + (slot >> _PART_BITS)
             state, count = pop(state, slot >> _PART_BITS << _PART_BITS, 1 << _PART_BITS, words, count)
-        number = rungs[n] if rungs[n] < RUNGS_OF_LATENTS else _NEAR_STEPS
-        further = parts[n] * latents // PARTS if rungs[n] < RUNGS_OF_LATENTS - 1 else 0
+        below = rungs[n] < RUNGS_OF_LATENTS - 1
+        alone = below or (rungs[n] == RUNGS_OF_LATENTS - 1 and parts[n] == 0)
+        if not (alone or rungs[n] >= RUNGS_OF_LATENTS):
+            bins[n] = (state & (TOTAL - 1)) >> _BIN_BITS
+            state, count = pop(state, bins[n] << _BIN_BITS, 1 << _BIN_BITS, words, count)
+        number = rungs[n] if alone else _NEAR_STEPS
+        further = parts[n] * latents // PARTS if below else 0
         for d in range(latents if given or rungs[n] < RUNGS_OF_LATENTS else 0):
             row = (number + 1 if d < further else number) * latents + d
             k[n, d], state, count = pop_latent(state, words, count, row, tables)
-    return rungs, parts, k, state, count
+    return rungs, parts, bins, k, state, count

@@ -5,6 +5,7 @@ levels ─► every rung's error and cost ─► rung ─► slots of the rung, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,17 @@ from jaxtyping import Int64
 from codec import rans
 from codec.context import code_near
 from codec.ladder import (
+    NOT_CODED,
     PARTS,
     RUNGS,
     RUNGS_OF_LATENTS,
     STEPS,
     Modes,
     decode_heads,
+    have_levels,
     pixel_errors,
     quantised,
+    slots_of_bins,
     slots_of_parts,
     slots_of_rungs,
     step_numbers,
@@ -32,6 +36,7 @@ from codec.networks import Features, FinerLatents, Latents, Levels
 from codec.rans import COSTS_A_BIT, TOTAL, StreamError, costs_of
 
 BEST_QUALITY = 99
+BINS_TRIED = 5  # finer ones leave few pixels
 # What a bit is worth, in squared error: 2^−12 · 16 at worth 0, doubled every WORTHS_AN_OCTAVE.
 _WORTHS_AN_OCTAVE = 16
 _WORTH_BITS = 12
@@ -101,27 +106,38 @@ def in_parts(
     room = int(costs.costs[0, rungs[0]]) + left
     finer = model.encoder.finer_latents(first)
 
-    def tried(rung: int, part: int) -> tuple[int, int]:
-        coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part])))
+    def tried(rung: int, part: int, bin: int) -> tuple[int, int]:
+        coded = _coded(model, first, finer, Modes(np.array([rung]), np.array([part]), np.array([bin])))
         return int(coded.costs[0]), squared_errors(coded.levels, first)[0]
 
     best = int(costs.errors[0, rungs[0]])
-    for rung in range(costs.costs.shape[1]):
-        if rung in (RUNGS_OF_LATENTS - 1, RUNGS - 1):  # nothing of their sort is further up
-            continue
-        if not costs.costs[0, rung] <= room < costs.costs[0, rung + 1]:
-            continue
+    for rung, bin in _ways_up(costs, rungs[0], room):
         low, high = 0, PARTS - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if tried(rung, middle)[0] <= room:
+            if tried(rung, middle, bin)[0] <= room:
                 low = middle
             else:
                 high = middle - 1
-        if low and (error := tried(rung, low)[1]) < best:
+        if low and (error := tried(rung, low, bin)[1]) < best:
             best = error
-            modes.rungs[0], modes.parts[0] = rung, low
+            modes.rungs[0], modes.parts[0], modes.bins[0] = rung, low, bin
     return modes
+
+
+def _ways_up(costs: Costs, rung: int, room: int) -> Iterator[tuple[int, int]]:
+    """Yield the rungs that the first image may leave in part, and to which of ERRORS from latents alone.
+
+    `rung` is its own, `room` the most that it may cost.
+    """
+    last = costs.costs.shape[1] - 1
+    for below in range(last):
+        if below != RUNGS_OF_LATENTS - 1 and costs.costs[0, below] <= room < costs.costs[0, below + 1]:
+            yield below, 0
+    if rung < RUNGS_OF_LATENTS <= last:
+        for bin in range(BINS_TRIED):
+            if room < costs.costs[0, RUNGS_OF_LATENTS + bin]:
+                yield RUNGS_OF_LATENTS - 1, bin
 
 
 def _best_rungs(costs: Costs, worth: int) -> Int64[np.ndarray, " image"]:
@@ -165,19 +181,19 @@ def encode_lossy_chunk(model: CodecModel, levels: Levels, modes: Modes) -> tuple
 def decode_lossy_chunk(model: CodecModel, stream: bytes, images: int) -> Levels:
     """Return the images of a stream; raise StreamError for one that no encoder wrote."""
     state, words = rans.opened(stream)
-    rungs, parts, k, state, left = decode_heads(
+    *heads, k, state, left = decode_heads(
         state, words, len(words), images, model.ladder, model.decoder is not None
     )
-    near = rungs >= RUNGS_OF_LATENTS
+    modes = Modes(*heads)
+    near, pictured = have_levels(modes), modes.rungs < RUNGS_OF_LATENTS
     levels = np.empty((images, *model.config.shape), np.uint8)
-    if not near.all():
-        alone = Modes(rungs[~near], parts[~near])
-        z = k[~near] * np.array(STEPS)[step_numbers(alone, k.shape[1])]
-        levels[~near] = model.pictures.levels(z.astype(np.int16))
+    if pictured.any():
+        z = k * np.array(STEPS)[step_numbers(modes, k.shape[1])]
+        levels[pictured] = model.pictures.levels(z[pictured].astype(np.int16))
     if near.any():
         features = model.features_of(_narrow(k[near]))
-        in_place = np.empty((len(features), *levels.shape[2:], levels.shape[1]), np.uint8)
-        errors = pixel_errors(Modes(rungs[near], parts[near]), *levels.shape[2:])
+        in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
+        errors = pixel_errors(modes.of(near), *levels.shape[2:])
         coding = (True, state, words, left)
         *_, state, left = code_near(*coding, in_place, errors, features, model.best_network, model.tables)
         levels[near] = in_place.transpose(0, 3, 1, 2)
@@ -211,8 +227,8 @@ def _latents(model: CodecModel, finer: FinerLatents, modes: Modes) -> _Latents:
     starts = model.ladder.starts[entries].astype(np.int64)
     frequencies = model.ladder.starts[entries + 1] - starts
     if model.decoder is None:  # a symbol that owns every slot costs nothing
-        near = modes.rungs >= RUNGS_OF_LATENTS
-        starts[near], frequencies[near] = 0, TOTAL
+        unused = modes.rungs >= RUNGS_OF_LATENTS
+        starts[unused], frequencies[unused] = 0, TOTAL
     return _Latents(k, (k * steps).astype(np.int16), starts, frequencies)
 
 
@@ -220,20 +236,22 @@ def _coded(
     model: CodecModel, levels: Levels, finer: FinerLatents, modes: Modes, features: Features | None = None
 ) -> _Coded:
     """Code images; `features` are those of images on rungs of levels, where they are known."""
-    near = modes.rungs >= RUNGS_OF_LATENTS
+    near, pictured = have_levels(modes), modes.rungs < RUNGS_OF_LATENTS
     latents = _latents(model, finer, modes)
-    slots = (slots_of_rungs(modes), slots_of_parts(modes), (latents.starts, latents.frequencies))
+    heads = (slots_of_rungs(modes), slots_of_parts(modes), slots_of_bins(modes))
+    slots = (*heads, (latents.starts, latents.frequencies))
     starts, frequencies = (np.concatenate(parts, axis=1) for parts in zip(*slots, strict=True))
     costs = costs_of(frequencies)
-    back = np.empty_like(levels)
-    if not near.all():
-        back[~near] = model.pictures.levels(latents.z[~near])
+    back = levels.copy()
+    if pictured.any():
+        back[pictured] = model.pictures.levels(latents.z[pictured])
     parts = [(starts.ravel(), frequencies.ravel())]
     if near.any():
-        in_place = np.ascontiguousarray(levels[near].transpose(0, 2, 3, 1))
         if features is None:
             features = model.features_of(_narrow(latents.k[near]))
-        errors = pixel_errors(Modes(modes.rungs[near], modes.parts[near]), *levels.shape[2:])
+        errors = pixel_errors(modes.of(near), *levels.shape[2:])
+        given = np.where((errors == NOT_CODED)[:, None], back[near], levels[near])
+        in_place = np.ascontiguousarray(given.transpose(0, 2, 3, 1))
         coding = (False, 0, np.zeros(0, np.uint16), 0)
         first, count, near_costs, _, _ = code_near(
             *coding, in_place, errors, features, model.best_network, model.tables

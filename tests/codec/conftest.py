@@ -35,3 +35,8 @@ def grey(codecs_folder: Path) -> CodecModel:
 @pytest.fixture(scope="session")
 def rgb(codecs_folder: Path) -> CodecModel:
     return loaded("rgb", codecs_folder)
+
+
+@pytest.fixture(scope="session")
+def alone(codecs_folder: Path) -> CodecModel:
+    return loaded("alone", codecs_folder)

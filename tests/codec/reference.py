@@ -128,9 +128,11 @@ class Reference:
         for n in range(images):
             rung = stream.symbol([*(i * (2**20 // 17) for i in range(17)), 2**20])
             part = (stream.symbol([*(i * 2**11 for i in range(128)), 2**20]) + 1) % 128
+            is_mixed = rung == 5 and part > 0
+            of_part = stream.symbol([i * 2**17 for i in range(9)]) if is_mixed else rung - 5
             k, z = [], []
             for d in range(latents if rung < 6 or self.config["features"] else 0):
-                row = rung if rung < 6 else 2
+                row = 2 if rung > 5 or is_mixed else rung
                 if rung < 5 and d < part * latents // 128:
                     row += 1
                 i = row * latents + d
@@ -138,18 +140,22 @@ class Reference:
                 z.append(k[-1] * steps[row])
             if rung < 6:
                 levels[n] = self.decoded("pictures", z)
-                continue
+                if not is_mixed:
+                    continue
             near.append(n)
-            features[n] = self.decoded("decoder", k) if k else [[[]] * width] * height
+            features[n] = self.decoded("decoder", k) if self.config["features"] else [[[]] * width] * height
             ladder = [85, 64, 48, 32, 20, 12, 8, 4, 2, 1, 0]
             further = np.arange(height * width) < part * height * width // 128
-            errors[n] = [ladder[min(rung - 6 + more, 10)] for more in further]
+            of_rest = None if is_mixed else ladder[rung - 6]
+            errors[n] = [ladder[min(of_part, 10)] if more else of_rest for more in further]
         for group in range(0, len(near), 4):
             for y in range(height):
                 for x in range(width):
                     for c in range(channels):
                         for n in near[group : group + 4]:
                             self.error = errors[n][y * width + x]
+                            if self.error is None:
+                                continue
                             table = self.level_starts(levels[n], features[n][y][x], y, x, c)
                             levels[n, y, x, c] = self.mean(self.level(stream, table), table)
         assert stream.state == 0

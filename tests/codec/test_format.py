@@ -9,7 +9,7 @@ import pytest
 
 from codec.chunk import coarsened
 from codec.encoding import Manner, Stream, assembled, compress
-from codec.ladder import PARTS, RUNGS, Modes
+from codec.ladder import BINS, PARTS, RUNGS, Modes
 from codec.lossy import encode_lossy_chunk
 from codec.model import FILE, CodecModel
 from codec.payload import decompress, parsed
@@ -39,14 +39,14 @@ def test_a_decoder_written_from_the_specification_reads_payloads(
     np.testing.assert_array_equal(found, coarsened(images, manner.max_error))
 
 
-@pytest.mark.parametrize("kind", ["grey", "rgb"])
+@pytest.mark.parametrize("kind", SHAPES)
 def test_a_decoder_written_from_the_specification_reads_every_rung_of_the_ladder(
-    kind: str, grey: CodecModel, rgb: CodecModel, codecs_folder: Path
+    kind: str, grey: CodecModel, rgb: CodecModel, alone: CodecModel, codecs_folder: Path
 ) -> None:
-    model = grey if kind == "grey" else rgb
+    model = {"grey": grey, "rgb": rgb, "alone": alone}[kind]
     rungs = np.arange(RUNGS)
     images = pictures(SHAPES[kind], RUNGS, seed=3)
-    stream, levels = encode_lossy_chunk(model, images, Modes(rungs, 7 * rungs % PARTS))
+    stream, levels = encode_lossy_chunk(model, images, Modes(rungs, 7 * rungs % PARTS, rungs % BINS))
     payload = assembled([Stream(stream, False, levels)], model, Manner(quality=50))
     reference = Reference(codecs_folder / f"{kind}-{FILE}")
     np.testing.assert_array_equal(reference.decode(payload), levels)
