@@ -109,7 +109,7 @@ class Batcher:
         max_queued_bytes: int,
     ) -> None:
         self._engine, self._metrics = engine, metrics
-        self._max_batch, self._max_queued_images = max_batch, max_queued_images
+        self.max_batch, self._max_queued_images = max_batch, max_queued_images
         self._max_queued_bytes = max_queued_bytes
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
@@ -274,7 +274,7 @@ class Batcher:
 
     def _form(self, task: ModelTask, jobs: deque[Job]) -> Batch | None:
         batch = Batch(task, started=time.monotonic())
-        room = max(1, self._max_batch // task.samples)
+        room = max(1, self.max_batch // task.samples)
         share = max(1, room // len(jobs))
         while jobs and batch.images < room:
             job = jobs.popleft()

@@ -80,7 +80,7 @@ class CudaEngine:
         self, bundles: list[Bundle], device: torch.device, precision: Precision, max_batch: int
     ) -> None:
         self._bundles, self._device, self._precision = bundles, device, precision
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._graphs: dict[tuple[str, Operation, int], CapturedGraph] = {}
         self._free_slots = [Slot() for _ in range(self.depth)]
 
@@ -99,7 +99,7 @@ class CudaEngine:
         torch.cuda.synchronize(self._device)
         for name in self._models:
             for operation in GRAPHABLE:
-                size = bucket(self._max_batch)
+                size = bucket(self.max_batch)
                 rows = torch.from_numpy(example_rows(self._models[name], operation, size)).to(self._device)
                 while size:  # the largest first: the others fit into its memory
                     key = (name, operation, size)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from app.batcher import Arrays, Pending
 from app.cuda import CudaEngine
-from app.operations import GRAPHABLE, ModelTask, Operation, example_rows, run_operation
+from app.operations import GRAPHABLE, ModelTask, Operation, Outputs, example_rows, run_operation
 from app.settings import Settings
 from models.bundle import Bundle
+from models.vae import VAE
+
+CPU_BATCH, CUDA_BATCH = 64, 256  # images: more leave a core's cache, or keep a GPU no busier
 
 
 @dataclass(frozen=True)
@@ -30,33 +36,63 @@ class CpuEngine:
 
     depth = 1
 
-    def __init__(self, bundles: list[Bundle], threads: int | None) -> None:
+    def __init__(self, bundles: list[Bundle], threads: int | None, max_batch: int = CPU_BATCH) -> None:
+        self.max_batch = max_batch
         self._models = {bundle.id: bundle.model for bundle in bundles}
+        self._graphs: dict[ModelTask, Callable[[Tensor], Outputs]] = {}
         self._threads = threads
 
     def __str__(self) -> str:
         return f"cpu, {self._threads or torch.get_num_threads()} thread(s)"
 
     def warm_up(self) -> None:
-        """Run every operation once; call it in the thread that will launch batches."""
+        """Record and run every operation; call it in the thread that will launch batches."""
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         for name, model in self._models.items():
+            for operation in GRAPHABLE:
+                self._graphs[ModelTask(name, operation)] = recorded(model, operation)
             for operation in (*GRAPHABLE, Operation.SCORE):
-                self.launch(ModelTask(name, operation), [example_rows(model, operation, 1)])
+                for count in (1, 2, self.max_batch):
+                    self.launch(ModelTask(name, operation), [example_rows(model, operation, count)])
 
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
         """Compute the concatenated rows of `parts`."""
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if not rows.flags.writeable:  # a view of a request's body, which torch would warn of
             rows = rows.copy()
+        inputs, graph = torch.from_numpy(rows), self._graphs.get(task)
         with torch.inference_mode():
-            outputs = run_operation(self._models[task.model], task, torch.from_numpy(rows))
+            outputs = graph(inputs) if graph else run_operation(self._models[task.model], task, inputs)
         return Done(tuple(output.numpy() for output in outputs))
 
     def is_lost(self) -> bool:
         """Return False: a CPU fails a batch, never for good."""
         return False
+
+
+class _Operation(nn.Module):
+    def __init__(self, model: VAE, operation: Operation) -> None:
+        super().__init__()
+        self.model, self.operation = model, operation
+
+    def forward(self, rows: Tensor) -> Outputs:
+        return GRAPHABLE[self.operation](self.model, rows)
+
+
+def recorded(model: VAE, operation: Operation) -> Callable[[Tensor], Outputs]:
+    """Return an operation as one call into torch, with the same kernels.
+
+    The interpreter's lock is let go of once, not at every kernel: while requests are parsed, each would wait
+    for the lock longer than it runs. TorchScript is deprecated; what would replace it needs a C++ compiler.
+    """
+    example = torch.from_numpy(example_rows(model, operation, 2))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        graph: Callable[[Tensor], Outputs] = torch.jit.trace(
+            _Operation(model, operation), example, check_trace=False
+        )
+    return graph
 
 
 def build_engine(bundles: list[Bundle], settings: Settings) -> CpuEngine | CudaEngine:
@@ -65,10 +101,10 @@ def build_engine(bundles: list[Bundle], settings: Settings) -> CpuEngine | CudaE
     if settings.device == "cpu" or (settings.device == "auto" and not has_cuda):
         if settings.precision != "float32":
             raise ValueError(f"VAE_PRECISION={settings.precision} needs CUDA, and the device is the CPU")
-        return CpuEngine(bundles, settings.threads)
+        return CpuEngine(bundles, settings.threads, settings.max_batch or CPU_BATCH)
     device = torch.device("cuda" if settings.device == "auto" else settings.device)
     if not has_cuda or (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"VAE_DEVICE={settings.device}: there are {torch.cuda.device_count()} CUDA devices")
     return CudaEngine(
-        bundles, torch.device("cuda", device.index or 0), settings.precision, settings.max_batch
+        bundles, torch.device("cuda", device.index or 0), settings.precision, settings.max_batch or CUDA_BATCH
     )

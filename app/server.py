@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
+from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
 from app.errors import Kind, Problem
 from app.metrics import Metrics
 from app.openapi import build_document
@@ -27,7 +28,6 @@ from app.service import Service
 from app.settings import Settings
 
 DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
-CLIENT_CLOSED_REQUEST = 499  # nobody reads this answer; it is what the metrics count
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_middleware(DirectRoutes)
     app.add_middleware(MeasuredRequests, metrics=service.metrics)
 
     def describe() -> dict[str, Any]:

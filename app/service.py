@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_b
 T = TypeVar("T")
 log = logging.getLogger("vaeserve")
 EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it all
+WATCH_AFTER_SECONDS = 0.02  # most answers are there before
 CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
 
 
@@ -94,7 +96,7 @@ class Service:
             self._batcher = Batcher(
                 engine,
                 self.metrics.of_queue("vae"),
-                max_batch=self.settings.max_batch,
+                max_batch=engine.max_batch,
                 max_queued_images=self.settings.max_queued_images,
                 max_queued_bytes=self.settings.max_queued_bytes,
             )
@@ -109,6 +111,9 @@ class Service:
             log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
             return
         self._bundles, self.device = bundles, str(engine)
+        # What is loaded stays: looking through it for garbage would stop the service for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         if self._state == "loading":  # and not told to stop meanwhile
             self._enter("ready")
         log.info("ready in %.2f s: %s on %s", time.monotonic() - started, ", ".join(bundles), self.device)
@@ -153,18 +158,20 @@ class Service:
         return await self.unless_departed(request, self.batcher.submit(task, work.rows, work.deadline))
 
     @staticmethod
-    async def unless_departed(request: Request, answering: Awaitable[T]) -> T:
-        """Return an answer; cancel what makes it where the client goes first (ClientDisconnect)."""
-        answer = asyncio.ensure_future(answering)
-        departure = asyncio.ensure_future(_departed(request))
+    async def unless_departed(request: Request, answering: Coroutine[Any, Any, T]) -> T:
+        """Return an answer; cancel what makes it where the client goes first (ClientDisconnect).
+
+        The client is watched once its answer takes long.
+        """
+        watch = _Watch(request)
         try:
-            await asyncio.wait((answer, departure), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise ClientDisconnect
-            return answer.result()
+            return await answering
+        except asyncio.CancelledError:
+            if watch.has_departed and asyncio.current_task().uncancel() == 0:  # type: ignore[union-attr]
+                raise ClientDisconnect from None
+            raise
         finally:
-            departure.cancel()
-            answer.cancel()
+            watch.end()
 
     @property
     def batcher(self) -> Batcher:
@@ -204,6 +211,28 @@ def load_codecs(bundles: Mapping[str, Bundle]) -> dict[str, CodecModel]:
         return {id: executor.submit(verified, path).result() for id, path in paths.items() if path.is_file()}
 
 
-async def _departed(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass  # the empty body of a GET
+class _Watch:
+    """Cancels the task that it is made in when the request's client goes."""
+
+    def __init__(self, request: Request) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._request, self._task = request, task
+        self._watching: asyncio.Task[None] | None = None
+        self._begin = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._watch)
+        self.has_departed = False
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._begin.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _watch(self) -> None:
+        self._watching = asyncio.ensure_future(self._until_departure())
+
+    async def _until_departure(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass  # the empty body of a GET
+        self.has_departed = True
+        self._task.cancel()

@@ -35,7 +35,12 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of torch, and of the codec; torch's choice by default"
     )
-    max_batch: int = Field(default=256, ge=1, le=65536, description="images in one batch on the device")
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=65536,
+        description="images in one batch on the device; 64 on a CPU and 256 on a GPU by default",
+    )
     max_queued_images: int = Field(
         default=8192, ge=1, description="images that may wait; more is answered 429"
     )

@@ -27,6 +27,7 @@ _DECODERS: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"RIFF": WebPImageFile,
 }
+_ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # what may have an orientation
 _PNG_END = b"IEND\xaeB`\x82"
 _FILTER = Image.Resampling.LANCZOS
 MAX_SIDE = 1 << 14  # a filter that scales a side down weighs all of it for each pixel that is left
@@ -55,7 +56,8 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
         _check_header(image, max_pixels)
         if decoder is PngImageFile and _PNG_END not in data:  # the one loss that decoding does not notice
             raise ImageError("truncated PNG file: its end chunk is missing")
-        ImageOps.exif_transpose(image, in_place=True)
+        if _ORIENTED & image.info.keys():
+            ImageOps.exif_transpose(image, in_place=True)
         return _pixels(image, keep_alpha)
     except ImageError:
         raise

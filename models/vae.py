@@ -158,7 +158,7 @@ class Coder(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             h = self.decoder[-1](h.float())
         channels, height, width = self.config.input.shape
-        return h.reshape(len(z), channels, self.likelihood.parameters, height, width)
+        return h.reshape(z.shape[0], channels, self.likelihood.parameters, height, width)
 
     def x_hat(self, z: Latent) -> Input:
         """Return the mean of p(x given z), in x's range."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,11 @@ class Limits:
 
     def within(self, other: Limits) -> Limits:
         """Return the narrower of two limits, each by each."""
-        return Limits(*map(min, astuple(self), astuple(other)))
+        return Limits(
+            min(self.body_bytes, other.body_bytes),
+            min(self.images, other.images),
+            min(self.pixels, other.pixels),
+        )
 
 
 async def read_body(request: Request, max_bytes: int, admit: Callable[[int], None]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.direct import Endpoint, noted
 from app.errors import Kind, Problem, echo
 from app.negotiation import (
     Format,
@@ -59,6 +61,9 @@ class Timed(Protocol):
 class StrictRoute(APIRoute):
     """Refuses query parameters that the route does not have; they would be ignored in silence."""
 
+    def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
+        super().__init__(path, noted(endpoint), **options)
+
     def get_route_handler(self) -> Callable[[Request], Awaitable[Any]]:  # type: ignore[override]
         """Return the handler with the check before it."""
         handle = super().get_route_handler()
@@ -84,7 +89,11 @@ def service_of(request: Request) -> Service:
 
 def format_of(request: Request, override: Format | None, offered: Sequence[Format]) -> Format:
     """Choose the answer's format from `?format=` or the Accept headers; raise Problem where none fits."""
-    return choose_format(", ".join(request.headers.getlist("accept")) or None, override, offered)
+    return _chosen_format(", ".join(request.headers.getlist("accept")) or None, override, tuple(offered))
+
+
+# Callers write few Accept headers.
+_chosen_format = lru_cache(maxsize=256)(choose_format)
 
 
 def check_sheet(count: int, chosen: Format) -> None:

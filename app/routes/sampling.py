@@ -79,7 +79,7 @@ async def _parts(
 ) -> AsyncGenerator[ImageChunk]:
     """Yield the images in parts of a batch, each computed once the one before it is sent."""
     service, task = service_of(request), ModelTask(bundle.id, Operation.DECODE)
-    part = min(service.settings.max_batch, service.settings.max_queued_images)
+    part = min(service.batcher.max_batch, service.settings.max_queued_images)
     for start in range(offset, offset + count, part):
         size = min(part, offset + count - start)
         draw = partial(sample_latents, bundle.latents, prior, seed=seed, temperature=temperature)
