@@ -30,9 +30,13 @@ train: .venv/dev ## train and export one config: make train CONFIG=training/conf
 	$(BIN)/python -m training train $(CONFIG)
 	$(BIN)/python -m training export $(CONFIG)
 
-bench: .venv/dev ## measure the start, serving against plain FastAPI and a bare torch loop (needs wrk)
+bench: .venv/dev ## measure the start, serving against its peers and a bare torch loop (needs wrk)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.serving
+
+peers: ## install the servers that the serving benchmark compares with, in an environment of their own
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q -r benchmarks/serving/peers/requirements.txt
 
 fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: some minutes
 	$(BIN)/pytest tests/codec/test_fuzz.py --hypothesis-profile fuzz
@@ -57,4 +61,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench fuzz lock
+.PHONY: help serve test test-torch check format data train bench peers fuzz lock

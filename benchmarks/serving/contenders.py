@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from benchmarks.serving.measurement import Name
-from benchmarks.serving.workloads import NPY_256, PNG_BASE64, PNG_RAW, Workload
+from benchmarks.serving.workloads import (
+    COMPRESS_1,
+    DECODE_1,
+    NPY_1,
+    NPY_64,
+    NPY_256,
+    NPY_MIXED,
+    PNG_BASE64,
+    PNG_RAW,
+    SAMPLE_16,
+    SAMPLE_SEED,
+    SAMPLES,
+    Arrays,
+    Workload,
+    read_rows,
+)
 
 LOOP = "torch loop"
+PEERS_PYTHON = Path(
+    ".venv-peers/bin/python"
+)  # made by `make peers`: theirs are other versions of what we use
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +43,15 @@ class Server:
     environment: Mapping[str, str]
     ready: str  # a path that answers 200 then
     paths: Mapping[Workload, str]
+    reads: Mapping[Workload, Callable[[bytes], Arrays]] = field(default_factory=dict)  # where not as the rest
+    python: str = sys.executable
+
+    def can_run(self) -> bool:
+        """Return whether its interpreter is there, and say so where it is not."""
+        is_there = Path(self.python).exists()
+        if not is_there:
+            print(f"{self.name} takes no part: there is no {self.python}; make peers installs it")
+        return is_there
 
 
 @dataclass(frozen=True)
@@ -38,13 +67,14 @@ class Comparison:
 PLAIN_FASTAPI = Server(
     name="fastapi",
     command=(
-        *("-m", "uvicorn", "benchmarks.serving.plain_fastapi:app"),
+        *("-m", "uvicorn", "benchmarks.serving.peers.plain_fastapi:app"),
         *("--port", "{port}", "--no-access-log"),
     ),
     environment={"BUNDLE": "{bundle}"},
     ready="/health",
     paths={PNG_BASE64: "/encode", NPY_256: "/encode-npy"},
 )
+OF_PEERS = {"BUNDLE": "{bundle}", "PORT": "{port}", "PYTHONPATH": "."}
 
 SERVERS = (
     Server(
@@ -57,23 +87,71 @@ SERVERS = (
             "VAE_DEVICE": "cpu",
         },
         ready="/health/ready",
-        paths={PNG_BASE64: "/encode", PNG_RAW: "/encode", NPY_256: "/encode"},
+        paths={
+            **dict.fromkeys((PNG_BASE64, PNG_RAW, NPY_1, NPY_64, NPY_256, NPY_MIXED), "/encode"),
+            DECODE_1: "/decode",
+            SAMPLE_16: f"/sample?n={SAMPLES}&seed={SAMPLE_SEED}",
+            COMPRESS_1: "/compress",
+        },
     ),
     PLAIN_FASTAPI,
     replace(PLAIN_FASTAPI, name="fastapi, def", paths={PNG_BASE64: "/encode-in-thread"}),
+    replace(
+        PLAIN_FASTAPI,
+        name="fastapi, batched",
+        command=(
+            *("-m", "uvicorn", "benchmarks.serving.peers.batched_fastapi:app"),
+            *("--port", "{port}", "--no-access-log"),
+        ),
+        paths={PNG_BASE64: "/encode"},
+    ),
+    Server(
+        name="litserve",
+        command=("-m", "benchmarks.serving.peers.litserve_server"),
+        environment=OF_PEERS,
+        ready="/health",
+        paths={PNG_BASE64: "/predict"},
+        python=str(PEERS_PYTHON),
+    ),
+    Server(
+        name="bentoml",
+        command=(
+            *("-m", "bentoml", "serve", "benchmarks.serving.peers.bento_service:Encode"),
+            *("--port", "{port}"),
+        ),
+        environment=OF_PEERS,
+        ready="/readyz",
+        paths={PNG_BASE64: "/encode"},
+        reads={PNG_BASE64: read_rows},
+        python=str(PEERS_PYTHON),
+    ),
+    Server(
+        name="ray serve",
+        command=("-m", "benchmarks.serving.peers.ray_app"),
+        environment=OF_PEERS,
+        ready="/",
+        paths={PNG_BASE64: "/"},
+        python=str(PEERS_PYTHON),
+    ),
 )
 
 COMPARISONS = (
     Comparison(
         "One image a request, answered in JSON; closed loop of 32 connections",
-        workloads=(PNG_BASE64, PNG_RAW),
+        workloads=(PNG_BASE64, PNG_RAW, NPY_1),
         loop_batches=(1, 32),
-        references=(("fastapi", PNG_BASE64.name), ("fastapi, def", PNG_BASE64.name), (LOOP, "batch 32")),
+        references=(("fastapi", PNG_BASE64.name), ("litserve", PNG_BASE64.name), (LOOP, "batch 32")),
     ),
     Comparison(
-        "256 images a request, npy to safetensors; closed loop of 4 connections",
-        workloads=(NPY_256,),
-        loop_batches=(256,),
-        references=(("fastapi", NPY_256.name), (LOOP, "batch 256")),
+        "Many images a request, npy to safetensors; closed loop of 4 connections, 16 of mixed sizes",
+        workloads=(NPY_64, NPY_256, NPY_MIXED),
+        loop_batches=(64, 256),
+        references=(("fastapi", NPY_256.name), (LOOP, "batch 64"), (LOOP, "batch 256")),
+    ),
+    Comparison(
+        "The other routes; closed loops of 32, 8 and 8 connections",
+        workloads=(DECODE_1, SAMPLE_16, COMPRESS_1),
+        loop_batches=(),
+        references=(),
     ),
 )

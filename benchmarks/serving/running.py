@@ -15,11 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving import wrk
-from benchmarks.serving.bundles import direct_posterior, golden_images
 from benchmarks.serving.contenders import COMPARISONS, LOOP, SERVERS, Comparison, Server
+from benchmarks.serving.material import Material, material_of
 from benchmarks.serving.measurement import Case, Measured, Sample
 from benchmarks.serving.processes import BenchmarkError, Process, free_port, started, wait_until_ready
-from benchmarks.serving.workloads import Body, Posterior, Workload, check_answer, read_json
+from benchmarks.serving.workloads import (
+    SAMPLE_SEED,
+    SAMPLES,
+    Arrays,
+    Body,
+    Workload,
+    check_answer,
+    read_json,
+)
 from models.bundle import bundle_path, load_bundle
 
 CHECKED_PASSES = 4  # answers checked on each connection, or as many as bring every body once
@@ -44,12 +52,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Posts:
-    """A workload's bodies, in memory and as files, and the posterior of every image in them."""
+    """A workload's bodies, in memory and as files."""
 
     workload: Workload
     bodies: Sequence[Body]
     files: Sequence[Path]
-    posterior: Posterior
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class RunningServer:
             before = self.process.cpu_seconds()
             load = wrk.drive(url, workload, posts.files, seconds, self.setup.load_cpus)
             cpu_seconds = self.process.cpu_seconds() - before
-            return Sample(images=load.requests * workload.images, cpu_seconds=cpu_seconds, **asdict(load))
+            images = round(load.requests * workload.images)
+            return Sample(images=images, cpu_seconds=cpu_seconds, **asdict(load))
 
         def check() -> None:
             self._check(posts)
@@ -89,12 +97,12 @@ class RunningServer:
             with closing(client):
                 for turn in range(passes):
                     body = bodies[(number + turn * workload.connections) % len(bodies)]
-                    client.request("POST", path, body.content, headers)
+                    client.request(workload.method, path, body.content, headers)
                     response = client.getresponse()
                     answer = response.read()
                     if response.status != 200:
                         raise BenchmarkError(f"{whose}: status {response.status}: {answer[:500]!r}")
-                    check_answer(workload.read(answer), _rows(posts.posterior, body.rows), whose)
+                    workload.check(answer, body, whose, self.server.reads.get(workload))
 
         with ThreadPoolExecutor(workload.connections) as pool:
             list(pool.map(one_connection, range(workload.connections)))
@@ -106,7 +114,7 @@ class RunningLoop:
 
     process: Process
 
-    def case(self, batch: int, posterior: Posterior) -> Case:
+    def case(self, batch: int, posterior: Arrays) -> Case:
         """Return the loop at a batch size."""
 
         def measure(seconds: int) -> Sample:
@@ -139,18 +147,22 @@ class RunningLoop:
 def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
     """Start every contender and give what there is to measure; all are ended when the block is left."""
     bundle = load_bundle(bundle_path(setup.bundle))
-    images = golden_images(bundle)
-    posterior = direct_posterior(bundle, images)
-    workloads = dict.fromkeys(workload for server in SERVERS for workload in server.paths)
-    posts = [_write_posts(workload, images, posterior, setup.folder) for workload in workloads]
+    material = material_of(bundle, SAMPLES, SAMPLE_SEED)
+    taking_part = [server for server in SERVERS if server.can_run()]
+    workloads = dict.fromkeys(workload for server in taking_part for workload in server.paths)
+    posts = [_write_posts(workload, material, setup.folder) for workload in workloads]
     with ExitStack() as stack:
-        servers = [stack.enter_context(_started_server(server, setup)) for server in SERVERS]
+        servers = [stack.enter_context(_started_server(server, setup)) for server in taking_part]
         loop = stack.enter_context(_started_loop(setup))
-        yield [_measured(comparison, posts, servers, loop) for comparison in COMPARISONS]
+        yield [_measured(comparison, posts, servers, loop, material.posterior) for comparison in COMPARISONS]
 
 
 def _measured(
-    comparison: Comparison, posts: Sequence[Posts], servers: Sequence[RunningServer], loop: RunningLoop
+    comparison: Comparison,
+    posts: Sequence[Posts],
+    servers: Sequence[RunningServer],
+    loop: RunningLoop,
+    posterior: Arrays,
 ) -> Measured:
     cases = [
         running.case(post)
@@ -159,22 +171,24 @@ def _measured(
         for running in servers
         if post.workload in running.server.paths
     ]
-    cases += [loop.case(batch, posts[0].posterior) for batch in comparison.loop_batches]
+    cases += [loop.case(batch, posterior) for batch in comparison.loop_batches]
     by_name = {case.name: case for case in cases}
-    return Measured(comparison.title, cases, [by_name[name] for name in comparison.references])
+    return Measured(
+        comparison.title, cases, [by_name[name] for name in comparison.references if name in by_name]
+    )
 
 
-def _write_posts(workload: Workload, images: np.ndarray, posterior: Posterior, folder: Path) -> Posts:
-    bodies = workload.bodies(images)
+def _write_posts(workload: Workload, material: Material, folder: Path) -> Posts:
+    bodies = workload.write(material)
     place = folder / workload.name
     place.mkdir()
     files = [place / str(number) for number in range(len(bodies))]
     for file, body in zip(files, bodies, strict=True):
         file.write_bytes(body.content)
-    return Posts(workload, bodies, files, posterior)
+    return Posts(workload, bodies, files)
 
 
-def _rows(posterior: Posterior, rows: np.ndarray) -> Posterior:
+def _rows(posterior: Arrays, rows: np.ndarray) -> Arrays:
     return {name: array[rows] for name, array in posterior.items()}
 
 
@@ -182,7 +196,7 @@ def _rows(posterior: Posterior, rows: np.ndarray) -> Posterior:
 def _started_server(server: Server, setup: Setup) -> Iterator[RunningServer]:
     port = free_port()
     values = {"bundle": setup.bundle, "port": port, "threads": setup.threads}
-    command = [sys.executable, *(part.format(**values) for part in server.command)]
+    command = [server.python, *(part.format(**values) for part in server.command)]
     environment = setup.environment({name: v.format(**values) for name, v in server.environment.items()})
     log = setup.folder / f"{server.name}.log"
     with started(command, log=log, environment=environment, cpus=setup.server_cpus) as process:

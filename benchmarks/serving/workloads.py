@@ -5,26 +5,32 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from io import BytesIO
 
 import numpy as np
 import safetensors.numpy
 
+from benchmarks.serving.material import Material
 from benchmarks.serving.processes import BenchmarkError
+from codec.chunk import verified
+from codec.model import FILE, CodecModel
+from codec.payload import decompress, parsed
+from models.bundle import bundle_path
 from models.images import encode_png
 
 TOLERANCE = 1e-5  # of an output's largest magnitude
 
-Posterior = Mapping[str, np.ndarray]  # mu and logvar, float32 (N, D)
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body, and which of the images it has in it."""
+    """A request's body, and the arrays that its answer must have."""
 
     content: bytes
-    rows: np.ndarray
+    expected: Arrays
 
 
 @dataclass(frozen=True)
@@ -32,43 +38,104 @@ class Workload:
     """One kind of request in a closed loop: every connection sends its next when it has its answer."""
 
     name: str
-    images: int  # a request
+    images: float  # a request, on average
     connections: int
     content_type: str
     accept: str
-    write: Callable[[np.ndarray], bytes]  # uint8 (images, H, W, C) → body
-    read: Callable[[bytes], Posterior]
+    write: Callable[[Material], list[Body]]
+    read: Callable[[bytes], Arrays]
+    method: str = "POST"
+    tolerance: float = TOLERANCE
 
-    def bodies(self, images: np.ndarray) -> list[Body]:
-        """Return a body beginning at each of `images` in turn, so that a mixed-up answer shows."""
-        starts = range(len(images))
-        rows = [(start + np.arange(self.images)) % len(images) for start in starts]
-        return [Body(self.write(images[chosen]), chosen) for chosen in rows]
+    def check(
+        self, answer: bytes, body: Body, whose: str, read: Callable[[bytes], Arrays] | None = None
+    ) -> None:
+        """Raise BenchmarkError where an answer is not the expected one within the tolerance."""
+        check_answer((read or self.read)(answer), body.expected, whose, self.tolerance)
 
 
-def check_answer(actual: Posterior, expected: Posterior, whose: str) -> None:
+def check_answer(actual: Arrays, expected: Arrays, whose: str, tolerance: float = TOLERANCE) -> None:
     """Raise BenchmarkError where an answer is not the expected one within the tolerance."""
     for name, wanted in expected.items():
         found = actual[name]
         if found.shape != wanted.shape:
             raise BenchmarkError(f"{whose}: {name} has shape {found.shape}, expected {wanted.shape}")
-        difference = float(np.abs(found - wanted).max())
-        limit = TOLERANCE * float(np.abs(wanted).max())
+        difference = float(np.abs(found.astype(np.float64) - wanted).max())
+        limit = tolerance * float(np.abs(wanted).max())
         if not difference <= limit:
             raise BenchmarkError(
                 f"{whose}: {name} differs from torch by {difference:.2e}; the limit is {limit:.2e}"
             )
 
 
-def read_json(answer: bytes) -> Posterior:
+def read_json(answer: bytes) -> Arrays:
     """Read {"mu": [[…]], "logvar": [[…]]}."""
     document = json.loads(answer)
     return {name: np.array(document[name], np.float32) for name in ("mu", "logvar")}
 
 
-def read_safetensors(answer: bytes) -> Posterior:
+def read_rows(answer: bytes) -> Arrays:
+    """Read [{"mu": […], "logvar": […]}, …]."""
+    rows = json.loads(answer)
+    return {name: np.array([row[name] for row in rows], np.float32) for name in ("mu", "logvar")}
+
+
+def read_safetensors(answer: bytes) -> Arrays:
     """Read the tensors mu and logvar."""
     return safetensors.numpy.load(answer)
+
+
+def read_images(answer: bytes) -> Arrays:
+    """Read the one array of an .npy file."""
+    return {"images": np.load(BytesIO(answer))}
+
+
+def read_payload(answer: bytes) -> Arrays:
+    """Decompress a payload of a shipped bundle."""
+    for name in ("cifar10", "fashion-mnist", "mnist"):
+        codec = _codec(name)
+        if answer[3:7] == codec.prefix:
+            images = decompress(parsed(answer, {codec.prefix: codec}.get))
+            return {"images": images.transpose(0, 2, 3, 1)}
+    raise BenchmarkError(f"a payload of an unknown model; it begins with {answer[:8].hex()}")
+
+
+@cache
+def _codec(name: str) -> CodecModel:
+    return verified(bundle_path(name) / FILE)
+
+
+def _encoding(write: Callable[[np.ndarray], bytes], *counts: int) -> Callable[[Material], list[Body]]:
+    """Make bodies of so many images in turn, each beginning at another image: a mixed-up answer shows."""
+
+    def bodies(material: Material) -> list[Body]:
+        size = len(material.images)
+        made = []
+        for start in range(size):
+            rows = (start + np.arange(counts[start % len(counts)])) % size
+            expected = {name: array[rows] for name, array in material.posterior.items()}
+            made.append(Body(write(material.images[rows]), expected))
+        return made
+
+    return bodies
+
+
+def _decoding(count: int) -> Callable[[Material], list[Body]]:
+    def bodies(material: Material) -> list[Body]:
+        size = len(material.images)
+        chosen = [(start + np.arange(count)) % size for start in range(size)]
+        mu, decoded = material.posterior["mu"], material.decoded
+        return [Body(_npy(mu[rows]), {"images": decoded[rows]}) for rows in chosen]
+
+    return bodies
+
+
+def _sampling(material: Material) -> list[Body]:
+    return [Body(b"", {"images": material.samples})]
+
+
+def _compressing(material: Material) -> list[Body]:
+    return [Body(encode_png(image), {"images": image[None]}) for image in material.images]
 
 
 def _png(images: np.ndarray) -> bytes:
@@ -85,8 +152,22 @@ def _npy(images: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-JSON, SAFETENSORS = "application/json", "application/x-safetensors"
+JSON, NPY, SAFETENSORS = "application/json", "application/x-npy", "application/x-safetensors"
+PAYLOAD = "application/vnd.vaeserve.payload"
+SAMPLES, SAMPLE_SEED = 16, 7
+MIXED = (1, 1, 4, 1, 1, 16, 1, 1, 64)
+LEVEL = 1.01 / 255  # a mean between two levels may be rounded to either
 
-PNG_BASE64 = Workload("base64 PNG", 1, 32, JSON, JSON, _base64_json, read_json)
-PNG_RAW = Workload("raw PNG", 1, 32, "image/png", JSON, _png, read_json)
-NPY_256 = Workload("256 npy", 256, 4, "application/x-npy", SAFETENSORS, _npy, read_safetensors)
+PNG_BASE64 = Workload("base64 PNG", 1, 32, JSON, JSON, _encoding(_base64_json, 1), read_json)
+PNG_RAW = Workload("raw PNG", 1, 32, "image/png", JSON, _encoding(_png, 1), read_json)
+NPY_1 = Workload("1 npy", 1, 32, NPY, JSON, _encoding(_npy, 1), read_json)
+NPY_64 = Workload("64 npy", 64, 4, NPY, SAFETENSORS, _encoding(_npy, 64), read_safetensors)
+NPY_256 = replace(NPY_64, name="256 npy", images=256, write=_encoding(_npy, 256))
+NPY_MIXED = Workload(
+    "1 to 64 npy", sum(MIXED) / len(MIXED), 16, NPY, SAFETENSORS, _encoding(_npy, *MIXED), read_safetensors
+)
+DECODE_1 = Workload("1 latent npy", 1, 32, NPY, NPY, _decoding(1), read_images, tolerance=LEVEL)
+SAMPLE_16 = Workload(
+    f"{SAMPLES} samples", SAMPLES, 8, NPY, NPY, _sampling, read_images, method="GET", tolerance=LEVEL
+)
+COMPRESS_1 = Workload("1 PNG to payload", 1, 8, "image/png", PAYLOAD, _compressing, read_payload, tolerance=0)

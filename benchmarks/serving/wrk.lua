@@ -1,12 +1,12 @@
--- Sends a POST for each body file in turn and ends with one line of JSON.
--- Arguments: content type, accepted type, body files.
+-- Sends a request for each body file in turn and ends with one line of JSON.
+-- Arguments: method, content type, accepted type, body files.
 local posts, turn = {}, 0
 
 function init(args)
-   for i = 3, #args do
+   for i = 4, #args do
       local file = assert(io.open(args[i], "rb"))
-      local headers = { ["Content-Type"] = args[1], ["Accept"] = args[2] }
-      posts[#posts + 1] = wrk.format("POST", nil, headers, file:read("*a"))
+      local headers = { ["Content-Type"] = args[2], ["Accept"] = args[3] }
+      posts[#posts + 1] = wrk.format(args[1], nil, headers, file:read("*a"))
       file:close()
    end
 end

@@ -40,7 +40,7 @@ def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cp
     """Send a workload's bodies to `url` for some seconds; raise BenchmarkError for any failed request."""
     command = ["wrk", "--threads", "1", "--connections", str(workload.connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{ANSWER_SECONDS}s", "--script", str(SCRIPT), url]
-    command += ["--", workload.content_type, workload.accept, *map(str, bodies)]
+    command += ["--", workload.method, workload.content_type, workload.accept, *map(str, bodies)]
     timeout = seconds + 2 * ANSWER_SECONDS
     try:
         shown = subprocess.run(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from benchmarks.serving.bundles import direct_posterior, golden_images
+from benchmarks.serving.material import direct_posterior, golden_images
 from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.workloads import (
     NPY_256,

@@ -1,6 +1,6 @@
 """FastAPI with a good batcher: what waits when the model is free is the next batch, which runs in a thread.
 
-    BUNDLE=fashion-mnist uvicorn benchmarks.serving.peers.batched_fastapi:app --no-access-log
+BUNDLE=fashion-mnist uvicorn benchmarks.serving.peers.batched_fastapi:app --no-access-log
 """
 
 from __future__ import annotations

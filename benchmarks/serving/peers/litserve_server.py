@@ -45,4 +45,6 @@ if __name__ == "__main__":
         workers_per_device=1,
         fast_queue=True,
     )
-    server.run(port=int(os.environ["PORT"]), num_api_servers=1, generate_client_file=False, log_level="warning")
+    server.run(
+        port=int(os.environ["PORT"]), num_api_servers=1, generate_client_file=False, log_level="warning"
+    )

@@ -39,6 +39,4 @@ class Encoder:
     def rows(self, images: np.ndarray) -> Rows:
         """Return mu and logvar image by image, as lists."""
         mu, logvar = self.posterior(images)
-        return [
-            {"mu": m, "logvar": v} for m, v in zip(mu.tolist(), logvar.tolist(), strict=True)
-        ]
+        return [{"mu": m, "logvar": v} for m, v in zip(mu.tolist(), logvar.tolist(), strict=True)]
