@@ -151,6 +151,11 @@ class Batcher:
         await asyncio.to_thread(self._thread.join, timeout_seconds)
         return not self.is_running
 
+    def check_room(self) -> None:
+        """Raise Problem, overloaded, where no request has room: what its body holds need not be looked at."""
+        if self._queued_images >= self._max_queued_images:
+            raise self._counted(self._overloaded("images", self._queued_images + 1, self._max_queued_images))
+
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Queue rows for a task and wait for its outputs.
 

@@ -17,7 +17,7 @@ from app.settings import Settings
 from models.bundle import Bundle
 from models.vae import VAE
 
-CPU_BATCH, CUDA_BATCH = 64, 256  # images: more leave a core's cache, or keep a GPU no busier
+CPU_BATCH, CUDA_BATCH = 32, 256  # images: more leave a core's cache, or keep a GPU no busier
 
 
 @dataclass(frozen=True)

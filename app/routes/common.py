@@ -109,6 +109,7 @@ async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Work
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return conform(parse_images(body, content_type, limits), bundle.config.input.shape, fit)
 
+    service_of(request).batcher.check_room()
     rows, deadline = await read(request, parse)
     return Work(rows, deadline)
 
@@ -119,6 +120,7 @@ async def read_latents(request: Request, bundle: Bundle) -> Work:
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return parse_latents(body, content_type, bundle.config.latent_dim, limits)
 
+    service_of(request).batcher.check_room()
     rows, deadline = await read(request, parse)
     return Work(rows, deadline)
 

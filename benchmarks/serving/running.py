@@ -150,9 +150,9 @@ def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
     material = material_of(bundle, SAMPLES, SAMPLE_SEED)
     taking_part = [server for server in SERVERS if server.can_run()]
     workloads = dict.fromkeys(workload for server in taking_part for workload in server.paths)
-    posts = [_write_posts(workload, material, setup.folder) for workload in workloads]
+    posts = [write_posts(workload, material, setup.folder) for workload in workloads]
     with ExitStack() as stack:
-        servers = [stack.enter_context(_started_server(server, setup)) for server in taking_part]
+        servers = [stack.enter_context(started_server(server, setup)) for server in taking_part]
         loop = stack.enter_context(_started_loop(setup))
         yield [_measured(comparison, posts, servers, loop, material.posterior) for comparison in COMPARISONS]
 
@@ -178,7 +178,8 @@ def _measured(
     )
 
 
-def _write_posts(workload: Workload, material: Material, folder: Path) -> Posts:
+def write_posts(workload: Workload, material: Material, folder: Path) -> Posts:
+    """Write a workload's bodies as files in a folder of its own."""
     bodies = workload.write(material)
     place = folder / workload.name
     place.mkdir()
@@ -193,7 +194,8 @@ def _rows(posterior: Arrays, rows: np.ndarray) -> Arrays:
 
 
 @contextmanager
-def _started_server(server: Server, setup: Setup) -> Iterator[RunningServer]:
+def started_server(server: Server, setup: Setup) -> Iterator[RunningServer]:
+    """Start a server and wait until it is ready; end it when the block is left."""
     port = free_port()
     values = {"bundle": setup.bundle, "port": port, "threads": setup.threads}
     command = [server.python, *(part.format(**values) for part in server.command)]

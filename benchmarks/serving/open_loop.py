@@ -1,0 +1,250 @@
+"""`python -m benchmarks.serving.open_loop`: latencies at offered loads up to twice the peak, and beside bulk.
+
+The peak is that of a closed loop, by wrk; the loads are Poisson's, as parts of it. Writes open_loop.json,
+open_loop.md and open_loop.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.serving.contenders import SERVERS, Server
+from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.material import Material, material_of
+from benchmarks.serving.poisson import Answers, offer, request_bytes
+from benchmarks.serving.processes import BenchmarkError
+from benchmarks.serving.running import Posts, RunningServer, Setup, started_server, write_posts
+from benchmarks.serving.workloads import (
+    NPY_16,
+    PNG_BASE64,
+    SAMPLE_SEED,
+    SAMPLES,
+    Workload,
+    npy_bytes,
+)
+from models.bundle import bundle_path, load_bundle
+
+LOADS = (0.02, 0.25, 0.5, 0.75, 0.9, 2.0)  # of the peak
+BULK_IMAGES = 5000
+SMALL_PER_SECOND = 40.0
+MAX_QUEUED_IMAGES = 1024  # of ours: a third of a second, here
+LATE_SECONDS = 0.02  # a generator that is later has no CPU left, and its figures say nothing of the server
+RESULTS = Path("benchmarks/serving/results")
+CONTENDERS = {"vaeserve": (PNG_BASE64, NPY_16), "fastapi": (PNG_BASE64,), "litserve": (PNG_BASE64,)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the figures and print their tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.open_loop", description=__doc__)
+    parser.add_argument("--bundle", default="fashion-mnist", help="id of a shipped bundle, or a path")
+    parser.add_argument("--seconds", type=int, default=10, help="of each load")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder to fill")
+    options = parser.parse_args(arguments)
+    facts = {
+        "command": shlex.join(["python", "-m", "benchmarks.serving.open_loop", *(arguments or sys.argv[1:])]),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "commit": describe_commit(),
+    }
+    try:
+        with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
+            found = measure(Setup(options.bundle, 1, None, None, Path(folder)), options.seconds)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "open_loop.json").write_text(json.dumps({**facts, **found}, indent=1) + "\n")
+    shown = markdown(found)
+    (options.out / "open_loop.md").write_text(f"# Open loop\n\n`{facts['command']}`\n\n{shown}")
+    plot(found["loads"], options.out / "open_loop.png")
+    print(shown)
+    return 0
+
+
+def measure(setup: Setup, seconds: int) -> dict[str, Any]:
+    """Return a row for each contender, workload and load, and what bulk does to small requests."""
+    material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
+    rows: list[dict[str, Any]] = []
+    written = {workload: write_posts(workload, material, setup.folder) for workload in (PNG_BASE64, NPY_16)}
+    for name, workloads in CONTENDERS.items():
+        server = _bounded(next(server for server in SERVERS if server.name == name))
+        if not server.can_run():
+            continue
+        with started_server(replace(server, paths=_paths(server, workloads)), setup) as running:
+            for workload in workloads:
+                rows += _loads(running, written[workload], seconds)
+            if name == "vaeserve":
+                bulk = _beside_bulk(running, written[PNG_BASE64], material, seconds)
+    return {"loads": rows, "beside_bulk": bulk}
+
+
+def _bounded(server: Server) -> Server:
+    if server.name != "vaeserve":
+        return server
+    limits = {"VAE_MAX_QUEUED_IMAGES": str(MAX_QUEUED_IMAGES), "VAE_MAX_IMAGES": str(BULK_IMAGES)}
+    return replace(server, environment={**server.environment, **limits})
+
+
+def _paths(server: Server, workloads: Sequence[Workload]) -> dict[Workload, str]:
+    return {workload: server.paths.get(workload, "/encode") for workload in workloads}
+
+
+def _loads(running: RunningServer, posts: Posts, seconds: int) -> list[dict[str, Any]]:
+    case = running.case(posts)
+    case.check()
+    case.measure(2)
+    closed = [case.measure(seconds) for _ in range(3)]
+    peak = statistics.median(sample.requests / sample.seconds for sample in closed)
+    rows = []
+    for load in LOADS:
+        answers = _offered(running, posts, load * peak, seconds)
+        rows.append({"contender": running.server.name, "workload": posts.workload.name, "load": load})
+        rows[-1] |= {"peak_per_second": peak} | figures(answers)
+        print(row_of(rows[-1]), flush=True)
+    case.check()
+    return rows
+
+
+def _offered(running: RunningServer, posts: Posts, per_second: float, seconds: int) -> Answers:
+    workload = posts.workload
+    path = running.server.paths[workload]
+    requests = [
+        request_bytes(workload.method, path, workload.content_type, workload.accept, body.content)
+        for body in posts.bodies
+    ]
+    return offer(running.port, requests, per_second, seconds)
+
+
+def figures(answers: Answers) -> dict[str, Any]:
+    """Return what is kept of an open loop's answers; latencies in seconds."""
+    good, refused = answers.latencies(200), answers.latencies(429)
+    others = len(answers.status) - len(good) - len(refused)
+    p50, p99, p999 = np.percentile(good, (50, 99, 99.9)).tolist() if len(good) else (None,) * 3
+    late = float(np.percentile(answers.late, 99)) if answers.late else 0.0
+    return {
+        "offered_per_second": answers.offered_per_second,
+        "answered_per_second": len(good) / answers.seconds,
+        "p50_seconds": p50,
+        "p99_seconds": p99,
+        "p99_9_seconds": p999,
+        "refused": len(refused),
+        "refused_p99_seconds": float(np.percentile(refused, 99)) if len(refused) else None,
+        "refused_with_retry_after": sum(answers.has_retry_after),
+        "neither": others,
+        "late_p99_seconds": late,
+        "generator_kept_up": late <= LATE_SECONDS,
+    }
+
+
+def _beside_bulk(running: RunningServer, posts: Posts, material: Material, seconds: int) -> dict[str, Any]:
+    rows = np.arange(BULK_IMAGES) % len(material.images)
+    alone = figures(_offered(running, posts, SMALL_PER_SECOND, seconds))
+    with _bulk(running.port, material.images[rows]) as counted:
+        beside = figures(_offered(running, posts, SMALL_PER_SECOND, seconds))
+    return {"images": BULK_IMAGES, "alone": alone, "beside": beside, "bulk_requests": len(counted)}
+
+
+@contextmanager
+def _bulk(port: int, images: np.ndarray) -> Iterator[list[int]]:
+    """Have one connection send the images again and again."""
+    body = npy_bytes(images)
+    statuses: list[int] = []
+    is_over = threading.Event()
+    headers = {"Content-Type": NPY_16.content_type, "Accept": NPY_16.accept}
+
+    def send() -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        while not is_over.is_set():
+            connection.request("POST", "/encode", body, headers)
+            response = connection.getresponse()
+            response.read()
+            statuses.append(response.status)
+        connection.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        is_over.set()
+        thread.join()
+    if set(statuses) != {200}:
+        raise BenchmarkError(f"bulk requests were answered {sorted(set(statuses))}")
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return the tables."""
+    lines = [
+        "| | offered/s | of peak | answered/s | p50 ms | p99 ms | p99.9 ms | refused | their p99 ms |",
+        "| --- |" + " ---: |" * 8,
+        *(row_of(row) for row in found["loads"]),
+        "",
+    ]
+    bulk = found["beside_bulk"]
+    alone, beside = bulk["alone"], bulk["beside"]
+    lines += [
+        f"One image a request, {SMALL_PER_SECOND:g} a second: p50 {_ms(alone['p50_seconds'])} ms and p99"
+        f" {_ms(alone['p99_seconds'])} ms alone, {_ms(beside['p50_seconds'])} and"
+        f" {_ms(beside['p99_seconds'])} ms beside a connection that sends {bulk['images']:,} images again"
+        f" and again ({bulk['bulk_requests']} times).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row_of(row: Mapping[str, Any]) -> str:
+    """Return a line of the table."""
+    name = f"{row['contender']}: {row['workload']}"
+    if not row["generator_kept_up"]:
+        name += " (the generator was late)"
+    cells = [
+        name,
+        f"{row['offered_per_second']:,.0f}",
+        f"{row['load']:g}",
+        f"{row['answered_per_second']:,.0f}",
+    ]
+    cells += [_ms(row[f"{quantile}_seconds"]) for quantile in ("p50", "p99", "p99_9")]
+    cells += [f"{row['refused']:,}", _ms(row["refused_p99_seconds"])]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.1f}"
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw p50 and p99 against the offered load, and what is answered of it."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    latency, goodput = figure.subplots(1, 2)
+    for number, name in enumerate(dict.fromkeys((row["contender"], row["workload"]) for row in rows)):
+        own = [row for row in rows if (row["contender"], row["workload"]) == name]
+        loads = [row["load"] for row in own]
+        label, colour = ": ".join(name), f"C{number}"
+        for quantile, style in (("p50", ":"), ("p99", "-")):
+            values = [1e3 * (row[f"{quantile}_seconds"] or np.nan) for row in own]
+            latency.plot(loads, values, style, color=colour, label=label if quantile == "p99" else None)
+        goodput.plot(
+            loads, [row["answered_per_second"] / row["peak_per_second"] for row in own], color=colour
+        )
+    latency.set(xlabel="offered, of the peak", ylabel="ms: p99, dotted p50", yscale="log")
+    goodput.set(xlabel="offered, of the peak", ylabel="answered, of the peak")
+    latency.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

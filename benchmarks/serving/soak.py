@@ -1,0 +1,137 @@
+"""`python -m benchmarks.serving.soak`: memory and open files of the service over a million requests.
+
+Requests of every kind in turn, in closed loops; after each the resident memory, the open descriptors and the
+median latency. Writes soak.json and soak.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.serving.contenders import SERVERS
+from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.material import material_of
+from benchmarks.serving.processes import BenchmarkError
+from benchmarks.serving.running import Setup, started_server, write_posts
+from benchmarks.serving.workloads import SAMPLE_SEED, SAMPLES
+from models.bundle import bundle_path, load_bundle
+
+WARM_UP_PASSES = 2  # over the workloads: buffers grow, query strings are remembered
+RESULTS = Path("benchmarks/serving/results")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the figures and print what they come to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.soak", description=__doc__)
+    parser.add_argument("--bundle", default="fashion-mnist", help="id of a shipped bundle, or a path")
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=int, default=5, help="of each workload at a time")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder to fill")
+    options = parser.parse_args(arguments)
+    facts = {
+        "command": shlex.join(["python", "-m", "benchmarks.serving.soak", *(arguments or sys.argv[1:])]),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "commit": describe_commit(),
+    }
+    try:
+        with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
+            setup = Setup(options.bundle, 1, None, None, Path(folder))
+            rows = measure(setup, options.requests, options.seconds)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    found = summary(rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    document = {**facts, **found, "rows": rows}
+    (options.out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
+    plot(rows, options.out / "soak.png")
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+def measure(setup: Setup, requests: int, seconds: int) -> list[dict[str, Any]]:
+    """Return a row after each turn of load, until so many requests were answered."""
+    material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
+    [server] = (server for server in SERVERS if server.name == "vaeserve")
+    rows: list[dict[str, Any]] = []
+    with started_server(server, setup) as running:
+        cases = [running.case(write_posts(workload, material, setup.folder)) for workload in server.paths]
+        answered = 0
+        for turn, case in enumerate(cycle(cases)):
+            if answered >= requests:
+                break
+            if turn < len(cases):
+                case.check()
+            sample = case.measure(seconds)
+            answered += sample.requests
+            pid = running.process.popen.pid
+            rows.append(
+                {
+                    "workload": case.name[1],
+                    "is_warm_up": turn < WARM_UP_PASSES * len(cases),
+                    "requests": answered,
+                    "resident_bytes": resident_bytes(pid),
+                    "open_files": len(os.listdir(f"/proc/{pid}/fd")),
+                    "p50_seconds": sample.p50_seconds,
+                }
+            )
+            print(rows[-1], flush=True)
+        for case in cases:
+            case.check()
+    return rows
+
+
+def resident_bytes(pid: int) -> int:
+    """Return a process's resident memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what grew after the warm-up: memory and open files, and latency by workload."""
+    warm = [row for row in rows if not row["is_warm_up"]]
+    if not warm:
+        raise BenchmarkError(f"{rows[-1]['requests']} requests were over before the warm-up was")
+    before = [row for row in rows if row["is_warm_up"]][-1]
+    drift = {}
+    for workload in dict.fromkeys(row["workload"] for row in warm):
+        own = [row["p50_seconds"] for row in warm if row["workload"] == workload]
+        drift[workload] = own[-1] / own[0]
+    return {
+        "requests": rows[-1]["requests"],
+        "resident_bytes_after_warm_up": before["resident_bytes"],
+        "resident_bytes_growth": warm[-1]["resident_bytes"] - before["resident_bytes"],
+        "resident_bytes_most": max(row["resident_bytes"] for row in warm),
+        "open_files_growth": warm[-1]["open_files"] - before["open_files"],
+        "p50_last_over_first": drift,
+    }
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw resident memory and open files against requests."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    memory = figure.subplots()
+    requests = [row["requests"] / 1e6 for row in rows]
+    memory.plot(requests, [row["resident_bytes"] / 2**20 for row in rows], label="resident")
+    memory.set(xlabel="million requests", ylabel="MiB resident", ylim=(0, None))
+    files = memory.twinx()
+    files.plot(requests, [row["open_files"] for row in rows], color="C1", label="open files")
+    files.set(ylabel="open files", ylim=(0, None))
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
