@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 
 from pydantic import ValidationError
 
-from app.server import Server
+from app import cluster
+from app.server import Server, log_as, serve
 from app.settings import PREFIX, Settings, unknown_variables
 
 
@@ -24,13 +23,8 @@ def main() -> int:
             name = PREFIX + "_".join(map(str, fault["loc"])).upper()
             print(f"error: {name}: {fault['msg']}, got {fault['input']!r}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
-    server = Server(settings)
-    server.run()
-    if server.is_computing:  # the interpreter's end would abort the process under a thread inside torch
-        logging.shutdown()
-        os._exit(server.exit_status())
-    return server.exit_status()
+    log_as(settings)
+    return cluster.run(settings) if settings.frontends > 1 else serve(Server(settings))
 
 
 if __name__ == "__main__":

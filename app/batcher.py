@@ -129,6 +129,11 @@ class Batcher:
         return f"<Batcher {state}>"
 
     @property
+    def device(self) -> str:
+        """What the engine runs on, in words."""
+        return str(self._engine)
+
+    @property
     def fault(self) -> BaseException | None:
         """What the device was lost to, if it was."""
         return self._fault

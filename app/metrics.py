@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -12,6 +13,9 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # set, the figures are those of all processes that share it
 
 # A `_created` series beside each counter doubles a scrape and tells nothing here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -68,7 +72,11 @@ class Metrics:
             "vae_batch_images", "Images in a batch.", ["queue"], buckets=_IMAGES, registry=self.registry
         )
         self.queued_images = Gauge(
-            "vae_queued_images", "Images that wait.", ["queue"], registry=self.registry
+            "vae_queued_images",
+            "Images that wait.",
+            ["queue"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.dropped = Counter(
             "vae_dropped_requests",
@@ -76,7 +84,9 @@ class Metrics:
             ["cause"],
             registry=self.registry,
         )
-        self.ready = Gauge("vae_ready", "1 while requests are taken.", registry=self.registry)
+        self.ready = Gauge(
+            "vae_ready", "1 while requests are taken.", registry=self.registry, multiprocess_mode="livemax"
+        )
         for cause in ("overloaded", "deadline", "disconnected", "fault"):
             self.dropped.labels(cause)  # present from the start, so that a rate can be taken
 
@@ -93,4 +103,8 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return every figure in Prometheus's text format."""
-        return generate_latest(self.registry)
+        if FOLDER_VARIABLE not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

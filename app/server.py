@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,9 +34,9 @@ from app.settings import Settings
 DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application; its models are loaded once it runs."""
-    service = Service(settings)
+def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI:
+    """Build the application; its models are loaded once it runs, or run in the process at a Unix socket."""
+    service = Service(settings, engine_socket)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -102,8 +106,8 @@ class MeasuredRequests:
 class Server(uvicorn.Server):
     """A server that leaves the load balancer first, exits 0 when told to stop, and 1 when it cannot load."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.app = create_app(settings)
+    def __init__(self, settings: Settings, engine_socket: Path | None = None) -> None:
+        self.app = create_app(settings, engine_socket)
         self._service: Service = self.app.state.service
         self._drain_delay_seconds = settings.drain_delay_seconds
         self._closes_at = float("inf")
@@ -146,6 +150,20 @@ class Server(uvicorn.Server):
     def is_computing(self) -> bool:
         """Whether a batch that was not waited for still runs, after `run`."""
         return self._service.is_computing
+
+
+def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
+    """Serve until told to stop, and return the exit status."""
+    server.run(sockets)
+    if server.is_computing:  # the interpreter's end would abort the process under a thread inside torch
+        logging.shutdown()
+        os._exit(server.exit_status())
+    return server.exit_status()
+
+
+def log_as(settings: Settings) -> None:
+    """Have what is logged written as the settings say."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -17,12 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.batcher import Answer, Batcher
 from app.coder import Coder
-from app.engine import build_engine
+from app.cuda import CudaEngine
+from app.engine import CpuEngine, build_engine
 from app.errors import Kind, Problem
 from app.intake import Intake
 from app.metrics import Metrics
 from app.negotiation import Limits
 from app.operations import ModelTask
+from app.remote import RemoteBatcher
 from app.settings import Settings
 from codec.chunk import verified
 from codec.model import FILE, CodecError, CodecModel
@@ -47,15 +50,16 @@ class Work:
 class Service:
     """What the routes share: made before the server starts, loaded while it already answers liveness."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, engine_socket: Path | None = None) -> None:
         self.settings = settings
+        self._engine_socket = engine_socket  # of the process that computes, if another does
         self.metrics = Metrics()
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.device = ""
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
-        self._batcher: Batcher | None = None
+        self._batcher: Batcher | RemoteBatcher | None = None
         self._coder: Coder | None = None
         self._state = "loading"
 
@@ -64,6 +68,8 @@ class Service:
         """Why requests should go elsewhere; None while ready."""
         if self.device_is_lost:
             return f"the device is lost: {self.batcher.fault}"
+        if self._state == "ready" and isinstance(self._batcher, RemoteBatcher) and self._batcher.is_away:
+            return "the engine's process has ended, and another starts"
         return None if self._state == "ready" else self._state
 
     @property
@@ -92,16 +98,14 @@ class Service:
         try:
             bundles = await asyncio.to_thread(load_bundles, self.settings.models)
             codecs = await asyncio.to_thread(load_codecs, bundles)
-            engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
-            self._batcher = Batcher(
-                engine,
-                self.metrics.of_queue("vae"),
-                max_batch=engine.max_batch,
-                max_queued_images=self.settings.max_queued_images,
-                max_queued_bytes=self.settings.max_queued_bytes,
-            )
-            threads = self.settings.threads or torch.get_num_threads()
+            if self._engine_socket is None:
+                engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
+                self._batcher = new_batcher(engine, self.settings, self.metrics)
+            else:
+                self._batcher = RemoteBatcher(self._engine_socket, self.metrics.dropped)
             await self._batcher.start()
+            device = self._batcher.device
+            threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.frontends)
             coder = Coder(codecs, self.settings, self.metrics, threads)
             await coder.start()
             self._coder = coder
@@ -110,10 +114,8 @@ class Service:
             self._enter("failed")
             log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
             return
-        self._bundles, self.device = bundles, str(engine)
-        # What is loaded stays: looking through it for garbage would stop the service for a tenth of a second.
-        gc.collect()
-        gc.freeze()
+        self._bundles, self.device = bundles, device
+        freeze_what_is_loaded()
         if self._state == "loading":  # and not told to stop meanwhile
             self._enter("ready")
         log.info("ready in %.2f s: %s on %s", time.monotonic() - started, ", ".join(bundles), self.device)
@@ -174,7 +176,7 @@ class Service:
             watch.end()
 
     @property
-    def batcher(self) -> Batcher:
+    def batcher(self) -> Batcher | RemoteBatcher:
         """The batcher, there once the bundles are."""
         assert self._batcher is not None
         return self._batcher
@@ -189,6 +191,23 @@ class Service:
     def deadline(self) -> float:
         """Return the time.monotonic by which work that begins now must be done."""
         return time.monotonic() + self.settings.deadline_seconds
+
+
+def freeze_what_is_loaded() -> None:
+    """Have no garbage looked for in what is loaded, which would stop the process for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def new_batcher(engine: CpuEngine | CudaEngine, settings: Settings, metrics: Metrics) -> Batcher:
+    """Return a batcher that drives an engine, yet to be started."""
+    return Batcher(
+        engine,
+        metrics.of_queue("vae"),
+        max_batch=engine.max_batch,
+        max_queued_images=settings.max_queued_images,
+        max_queued_bytes=settings.max_queued_bytes,
+    )
 
 
 def load_bundles(names: Sequence[str]) -> dict[str, Bundle]:
@@ -232,7 +251,8 @@ class _Watch:
         self._watching = asyncio.ensure_future(self._until_departure())
 
     async def _until_departure(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass  # the empty body of a GET
+        kind = ""
+        while kind != "http.disconnect":  # before it comes the empty body of a GET
+            kind = (await self._request.receive())["type"]
         self.has_departed = True
         self._task.cancel()

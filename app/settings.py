@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of torch, and of the codec; torch's choice by default"
     )
+    frontends: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="HTTP processes; with 2 or more the models run in one further process",
+    )
     max_batch: int | None = Field(
         default=None,
         ge=1,

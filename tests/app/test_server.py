@@ -353,7 +353,7 @@ def test_a_process_does_not_wait_for_a_batch_that_still_runs(monkeypatch: pytest
     class Computing(Server):
         is_computing = True
 
-        def run(self) -> None:  # type: ignore[override]
+        def run(self, sockets: object = None) -> None:
             pass
 
     def leave(status: int) -> None:

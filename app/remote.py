@@ -1,0 +1,235 @@
+"""The engine in a process of its own: both ends of the wire between it and the HTTP front ends.
+
+    front end: RemoteBatcher.submit ─► frame ─► Unix socket ─► frame ─► EngineServer ─► Batcher.submit
+                       answer or Problem ◄─ frame ◄─────────────────────┘
+
+A frame is the lengths of its two parts, a JSON document, and the bytes of arrays. A connection is a front
+end's: what that asked for is dropped when it ends. A front end whose engine ends refuses what waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import struct
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from prometheus_client import Counter
+
+from app.batcher import Answer, Arrays, Batcher
+from app.errors import Kind, Problem
+from app.operations import ModelTask, Operation
+
+log = logging.getLogger("vaeserve")
+_LENGTHS = struct.Struct("<II")
+RECONNECT_SECONDS = 0.05
+OVERTIME_SECONDS = 0.5  # after a deadline, which the engine keeps: it may be that which does not answer
+NEWS_SECONDS = 0.1  # for which a full queue is remembered
+
+
+def frame(document: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> bytes:
+    """Return a frame; the document is given the arrays' types and shapes."""
+    if arrays:
+        document["arrays"] = [(array.dtype.str, array.shape) for array in arrays]
+    head = orjson.dumps(document)
+    bodies = [np.ascontiguousarray(array).data.cast("B") if array.size else b"" for array in arrays]
+    return b"".join((_LENGTHS.pack(len(head), sum(map(len, bodies))), head, *bodies))
+
+
+async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[dict[str, Any], Arrays]]:
+    """Yield documents and their arrays, which are views of what was received, until the connection ends."""
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            head_bytes, body_bytes = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
+            document = orjson.loads(await reader.readexactly(head_bytes))
+            body = await reader.readexactly(body_bytes)
+            arrays, start = [], 0
+            for kind, shape in document.pop("arrays", ()):
+                array = np.frombuffer(body, kind, math.prod(shape), start).reshape(shape)
+                arrays.append(array)
+                start += array.nbytes
+            yield document, tuple(arrays)
+
+
+class EngineServer:
+    """Answers front ends from a batcher."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+
+    async def listen(self, path: Path) -> asyncio.Server:
+        """Take connections at a Unix socket."""
+        return await asyncio.start_unix_server(self._serve, path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        jobs: dict[int, asyncio.Task[None]] = {}
+        writer.write(frame({"device": self._batcher.device, "max_batch": self._batcher.max_batch}))
+        try:
+            async for document, arrays in frames(reader):
+                number = document["id"]
+                if document.get("is_cancelled"):
+                    if number in jobs:
+                        jobs[number].cancel()
+                    continue
+                job = asyncio.ensure_future(self._answer(document, arrays[0], writer))
+                jobs[number] = job
+                job.add_done_callback(lambda _, number=number: jobs.pop(number))  # type: ignore[misc]
+        finally:
+            for job in jobs.values():
+                job.cancel()
+            writer.close()
+
+    async def _answer(self, document: dict[str, Any], rows: np.ndarray, writer: asyncio.StreamWriter) -> None:
+        model, operation, samples = document["task"]
+        submit = self._batcher.submit_when_room if document["waits"] else self._batcher.submit
+        try:
+            found = await submit(ModelTask(model, Operation(operation), samples), rows, document["deadline"])
+        except Problem as problem:
+            told = {
+                "kind": problem.kind.name,
+                "detail": problem.detail,
+                "value": problem.value,
+                "limit": problem.limit,
+                "retry_after_seconds": problem.retry_after_seconds,
+            }
+            writer.write(frame({"id": document["id"], "problem": told}))
+            return
+        seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
+        writer.write(frame({"id": document["id"], **seconds}, found.arrays))
+
+
+class RemoteBatcher:
+    """A batcher in another process, which may end and come back."""
+
+    def __init__(self, path: Path, dropped: Counter) -> None:
+        self._path, self._dropped = path, dropped
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._connected = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+        self._full: Mapping[str, Any] | None = None
+        self._full_until = 0.0
+        self.device, self.max_batch = "", 1
+
+    @property
+    def fault(self) -> None:
+        """None: an engine whose device is lost is replaced."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether there is no engine now."""
+        return self._writer is None
+
+    @property
+    def is_running(self) -> bool:
+        """False: nothing is computed in this process."""
+        return False
+
+    async def start(self) -> None:
+        """Wait until the engine is there; from then on it is waited for whenever it ends."""
+        self._connecting = asyncio.ensure_future(self._stay_connected())
+        await self._connected.wait()
+
+    async def close(self, timeout_seconds: float) -> bool:
+        """Hang up; return True."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait((self._connecting,), timeout=timeout_seconds)
+        return True
+
+    def check_room(self) -> None:
+        """Raise Problem, overloaded, where the engine has just said so."""
+        if self._full is not None and time.monotonic() < self._full_until:
+            raise _told(self._full)
+
+    async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
+        """Do as Batcher.submit; raise Problem, not ready, where there is no engine, or none any more."""
+        return await self._asked(task, rows, deadline, waits=False)
+
+    async def submit_when_room(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
+        """Do as Batcher.submit_when_room."""
+        return await self._asked(task, rows, deadline, waits=True)
+
+    async def _asked(self, task: ModelTask, rows: np.ndarray, deadline: float, waits: bool) -> Answer:
+        if self._writer is None:
+            raise _engine_ended()
+        number, created = next(self._numbers), time.monotonic()
+        asked = {"id": number, "task": (task.model, task.operation, task.samples)}
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            self._writer.write(frame({**asked, "deadline": deadline, "waits": waits}, [rows]))
+            async with asyncio.timeout(max(0.0, deadline - created) + OVERTIME_SECONDS):
+                return await future
+        except TimeoutError:
+            self._cancel(number)
+            waited = time.monotonic() - created
+            detail = f"no answer within {waited:.3g} seconds; the engine does not answer"
+            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
+        finally:
+            self._waiting.pop(number, None)
+
+    def _cancel(self, number: int) -> None:
+        if self._writer is not None:
+            self._writer.write(frame({"id": number, "is_cancelled": True}))
+
+    async def _stay_connected(self) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._path)
+            except OSError:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            try:
+                await self._listen(reader, writer)
+            finally:
+                self._end_connection(writer)
+
+    def _end_connection(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        if self._writer is not None:
+            log.error("the engine's process has ended, while %d requests waited for it", len(self._waiting))
+        self._writer = None
+        for future in self._waiting.values():
+            if not future.done():
+                self._dropped.labels("fault").inc()
+                future.set_exception(_engine_ended())
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async for document, arrays in frames(reader):
+            if "device" in document:
+                self.device, self.max_batch = document["device"], document["max_batch"]
+                self._writer = writer
+                self._connected.set()
+                continue
+            future = self._waiting.get(document["id"])
+            if "problem" in document:
+                self._refuse(future, document["problem"])
+            elif future is not None and not future.done():
+                future.set_result(Answer(arrays, document["queue"], document["compute"]))
+
+    def _refuse(self, future: asyncio.Future[Answer] | None, told: Mapping[str, Any]) -> None:
+        if told["kind"] == Kind.OVERLOADED.name:
+            self._full, self._full_until = told, time.monotonic() + NEWS_SECONDS
+        if future is not None and not future.done():
+            future.set_exception(_told(told))
+
+
+def _told(told: Mapping[str, Any]) -> Problem:
+    return Problem(**{**told, "kind": Kind[told["kind"]]})
+
+
+def _engine_ended() -> Problem:
+    return Problem(Kind.NOT_READY, "the engine's process has ended, and another starts")

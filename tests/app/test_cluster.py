@@ -1,0 +1,227 @@
+"""Several processes behave as one: the same answers, one sum of figures, and each of them may be killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from app import cluster
+from app.cluster import ENGINE, FRONT_END
+from tests.app.conftest import Running
+from tests.app.test_routes import NPY, npy
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+SOON = 60.0
+IMAGES = npy(np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8))
+
+
+def command_line(pid: int) -> str:
+    """Return the arguments of a process, a null after each; nothing for one that is no more."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+class Cluster:
+    """A service of two front ends, and its processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
+        self.port = eventually(self._port, SOON)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    def _port(self) -> int | None:
+        assert self.process.poll() is None, self.log.read_text()
+        found = re.search(r"listening on 127\.0\.0\.1 port (\d+)", self.log.read_text())
+        return int(found[1]) if found else None
+
+    def children(self, role: str) -> list[int]:
+        pid = self.process.pid
+        children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return sorted(child for child in children if f"app.cluster\0{role}" in command_line(child))
+
+    def is_ready(self) -> bool:
+        # Each connection may be another front end's.
+        with suppress(httpx.TransportError):
+            answers = [httpx.get(f"http://127.0.0.1:{self.port}/health/ready") for _ in range(8)]
+            return all(answer.status_code == 200 for answer in answers)
+        return False
+
+    def encode(self) -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}/encode"
+        return httpx.post(url, content=IMAGES, headers={"Content-Type": NPY}, timeout=30)
+
+    def figure(self, name: str) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+@contextmanager
+def running_cluster(folder: Path, tmp_path: Path, **settings: str) -> Iterator[Cluster]:
+    environment = {
+        **os.environ,
+        "VAE_MODELS": str(folder / "grey"),
+        "VAE_PORT": "0",
+        "VAE_DEVICE": "cpu",
+        "VAE_THREADS": "1",
+        "VAE_FRONTENDS": "2",
+        **settings,
+    }
+    log = tmp_path / "cluster.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app"], cwd=ROOT, env=environment, stdout=file, stderr=file
+        )
+    try:
+        service = Cluster(process, log)
+        with service.client:
+            yield service
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(SOON)
+
+
+@pytest.mark.slow
+def test_processes_serve_as_one_and_each_may_be_killed(
+    bundle_folder: Path, tmp_path: Path, live: Running
+) -> None:
+    with running_cluster(bundle_folder, tmp_path) as service:
+        eventually(service.is_ready, SOON)
+        [engine], front_ends = service.children(ENGINE), service.children(FRONT_END)
+        assert len(front_ends) == 2
+
+        expected = live.client.post("/encode", content=IMAGES, headers={"Content-Type": NPY}).json()
+        for _ in range(10):
+            assert service.encode().json() == expected
+        assert service.client.get("/models").json()["models"][0]["device"] == "cpu, 1 thread(s)"
+        assert service.client.get("/sample?n=300&format=npy&seed=3").content == (
+            live.client.get("/sample?n=300&format=npy&seed=3").content
+        )
+        assert service.figure('vae_requests_total{route="/encode",status="200"}') == 10
+        assert service.figure('vae_images_total{model="grey",operation="encode"}') == 30
+        assert service.figure("vae_ready") == 1
+
+        os.kill(engine, signal.SIGKILL)
+        eventually(lambda: service.children(ENGINE) not in ([], [engine]), SOON)
+        eventually(service.is_ready, SOON)
+        assert service.encode().json() == expected
+
+        os.kill(front_ends[0], signal.SIGKILL)
+        eventually(lambda: len(set(service.children(FRONT_END)) - set(front_ends)) == 1, SOON)
+        eventually(service.is_ready, SOON)
+        assert service.encode().json() == expected
+        # What the killed ones counted is still there.
+        assert service.figure('vae_requests_total{route="/encode",status="200"}') == 12
+        assert service.figure('vae_images_total{model="grey",operation="encode"}') == 36
+
+        service.process.terminate()
+        assert service.process.wait(SOON) == 0
+    log = service.log.read_text()
+    assert f"the engine, process {engine}, has ended with -9" in log
+    assert f"the front-end, process {front_ends[0]}, has ended with -9" in log
+
+
+@pytest.mark.slow
+def test_a_bundle_at_fault_ends_all_of_them(bundle_folder: Path, tmp_path: Path) -> None:
+    with running_cluster(bundle_folder, tmp_path, VAE_MODELS=str(tmp_path / "none")) as service:
+        assert service.process.wait(SOON) == 1
+    log = service.log.read_text()
+    assert log.count("there is no such folder") >= 1
+
+
+@pytest.mark.slow
+def test_children_do_not_outlive_a_supervisor_that_is_killed(bundle_folder: Path, tmp_path: Path) -> None:
+    with running_cluster(bundle_folder, tmp_path) as service:
+        eventually(service.is_ready, SOON)
+        children = service.children("")
+        assert len(children) == 3
+        service.process.kill()
+        service.process.wait()
+        eventually(lambda: not any(map(command_line, children)), SOON)
+
+
+class Sleeper(cluster.Child):
+    """A process of another kind, for what a supervisor does with it."""
+
+    code = "import time; time.sleep(60)"
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        self.process = subprocess.Popen([sys.executable, "-c", self.code])
+
+
+class Stubborn(Sleeper):
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+
+
+class Failing(Sleeper):
+    code = "raise SystemExit(3)"
+
+
+@pytest.fixture
+def metrics_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv(cluster.FOLDER_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_a_process_that_does_not_end_is_killed(metrics_folder: Path) -> None:
+    child = Stubborn(FRONT_END, metrics_folder)
+    time.sleep(0.3)
+    cluster._end([child], 0.5)
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_who_is_urged_asks_again(metrics_folder: Path) -> None:
+    asked = threading.Event()
+    child = Sleeper(FRONT_END, metrics_folder)
+    count = 0
+
+    def terminate() -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            asked.set()
+            child.process.kill()
+
+    child.process.terminate = terminate  # type: ignore[method-assign]
+    cluster._end([child], 10, lambda: True)
+    assert asked.is_set()
+
+
+def test_a_process_that_keeps_ending_is_given_up(
+    metrics_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "MAX_QUICK_ENDS", 2)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    supervisor = cluster.Supervisor.__new__(cluster.Supervisor)
+    supervisor._folder = metrics_folder
+    supervisor._engine = Sleeper(ENGINE, metrics_folder)
+    failing = Failing(FRONT_END, metrics_folder)
+    supervisor._front_ends = [failing]
+    deadline = time.monotonic() + SOON
+    while (status := supervisor._look_after()) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert status == 1
+    assert failing.quick_ends == 3
+    cluster._end([supervisor._engine, failing], 10)
+
+
+def test_an_ipv6_host_is_listened_on() -> None:
+    settings = cluster.Settings(host="::1", port=0)
+    with cluster._listener(settings) as listener:
+        assert listener.getsockname()[0] == "::1"

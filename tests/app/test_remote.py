@@ -1,0 +1,202 @@
+"""A batcher over the wire: the same answers and problems, and what happens when either end goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import remote
+from app.batcher import Answer
+from app.errors import Kind, Problem
+from app.metrics import Metrics
+from app.remote import EngineServer, RemoteBatcher, frame, frames
+from tests.app.test_batcher import DECODE, ENCODE, SOON, Driver, started
+
+pytestmark = pytest.mark.anyio
+
+
+class Ends:
+    """Both ends of a connection, and what comes through it."""
+
+    def __init__(self, driver: Driver, path: Path) -> None:
+        self.driver, self.path = driver, path
+        self.metrics = Metrics()
+        self.batcher = RemoteBatcher(path, self.metrics.dropped)
+
+    async def listen(self) -> None:
+        self.server = await EngineServer(self.driver.batcher).listen(self.path)
+
+    async def hang_up(self) -> None:
+        """End the server as a process that is killed ends: its connections with it."""
+        self.server.close()
+        for task in asyncio.all_tasks():
+            if "EngineServer._serve" in repr(task):
+                task.cancel()
+        self.path.unlink(missing_ok=True)
+
+    def submit(self, rows: int, seconds: float = SOON, waits: bool = False) -> asyncio.Task[Answer]:
+        values = np.arange(rows, dtype=np.float32)[:, None]
+        submit = self.batcher.submit_when_room if waits else self.batcher.submit
+        return asyncio.ensure_future(submit(ENCODE, values, time.monotonic() + seconds))
+
+
+@asynccontextmanager
+async def connected(path: Path, **limits: int) -> AsyncIterator[Ends]:
+    async with started(**limits) as driver:
+        ends = Ends(driver, path / "engine.sock")
+        await ends.listen()
+        await ends.batcher.start()
+        yield ends
+        assert await ends.batcher.close(1)
+        ends.server.close()
+
+
+async def test_frames_carry_arrays_of_any_shape() -> None:
+    sent = [np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2], np.zeros((0, 4), np.uint8), np.uint8([[7]])]
+    reader = asyncio.StreamReader()
+    reader.feed_data(frame({"id": 1}, sent) + frame({"id": 2}) + frame({"id": 3})[:-1])
+    reader.feed_eof()
+    found = [pair async for pair in frames(reader)]
+    assert [document for document, _ in found] == [{"id": 1}, {"id": 2}]
+    for array, expected in zip(found[0][1], sent, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+
+
+async def test_answers_are_those_of_the_batcher(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        assert (ends.batcher.max_batch, ends.batcher.device) == (8, str(ends.driver.engine))
+        assert not ends.batcher.is_running
+        assert ends.batcher.fault is None
+        first, second = ends.submit(2), ends.submit(3, waits=True)
+        ends.driver.step(10)
+        for job, rows in ((first, 2), (second, 3)):
+            answer = await job
+            expected = np.arange(rows, dtype=np.float32)[:, None]
+            np.testing.assert_array_equal(answer.arrays[0], expected + 1)
+            np.testing.assert_array_equal(answer.arrays[1], -expected)
+            assert answer.compute_seconds > 0
+            assert answer.queue_seconds >= 0
+        answer = await ends.batcher.submit(DECODE, np.ones((1, 4), np.uint8), time.monotonic() + SOON)
+        assert answer.arrays[0].tolist() == [[2, 2, 2, 2]]
+
+
+async def test_a_full_queue_is_told_and_remembered_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tmp_path, max_queued_images=4) as ends:
+        ends.batcher.check_room()
+        running = ends.submit(1)
+        await ends.driver.launches()
+        waiting = ends.submit(4)
+        with pytest.raises(Problem, match="5 images would be queued; the limit is 4") as told:
+            await ends.submit(1)
+        assert (told.value.kind, told.value.value, told.value.limit) == (Kind.OVERLOADED, 5, 4)
+        with pytest.raises(Problem, match="5 images would be queued"):
+            ends.batcher.check_room()
+        monkeypatch.setattr(ends.batcher, "_full_until", time.monotonic())
+        ends.batcher.check_room()
+        ends.driver.step(10)
+        await asyncio.gather(running, waiting)
+
+
+async def test_what_nobody_waits_for_is_taken_out_of_the_queue(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        running = ends.submit(1)
+        await ends.driver.launches()
+        waiting = ends.submit(5)
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        while not ends.driver.dropped("disconnected"):
+            await asyncio.sleep(0.01)
+        ends.driver.step()
+        await running
+        assert ends.driver.engine.batches == [(ENCODE, [1])]
+
+
+async def test_the_deadline_is_kept_by_the_engine(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        with pytest.raises(Problem, match="the request waited in the queue or on the device") as told:
+            await ends.submit(1, seconds=0.05)
+        assert told.value.kind is Kind.DEADLINE
+        ends.driver.step()
+
+
+async def test_an_engine_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "OVERTIME_SECONDS", 0.05)
+    monkeypatch.setattr(EngineServer, "_answer", lambda *_: asyncio.sleep(SOON))
+    async with connected(tmp_path) as ends:
+        with pytest.raises(Problem, match="the engine does not answer") as told:
+            await ends.submit(1, seconds=0.05)
+        assert told.value.kind is Kind.DEADLINE
+
+
+async def test_an_engine_that_ends_is_waited_for_and_found_again(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        jobs = [ends.submit(1), ends.submit(2)]
+        await ends.driver.launches()
+        await ends.hang_up()
+        for job in jobs:
+            with pytest.raises(Problem, match="the engine's process has ended") as told:
+                await job
+            assert told.value.kind is Kind.NOT_READY
+        dropped = ends.metrics.registry.get_sample_value
+        assert dropped("vae_dropped_requests_total", {"cause": "fault"}) == 2
+        assert ends.batcher.is_away
+        with pytest.raises(Problem, match="and another starts"):
+            await ends.submit(1)
+        await ends.listen()
+        while ends.batcher.is_away:
+            await asyncio.sleep(0.01)
+        ends.driver.step(10)
+        assert len((await ends.submit(3)).arrays[0]) == 3
+
+
+async def test_what_a_front_end_asked_for_ends_with_it(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        job = ends.submit(1)
+        await ends.driver.launches()
+        waiting = ends.submit(2)
+        await asyncio.sleep(0.05)
+        await ends.batcher.close(1)
+        for asked in (job, waiting):
+            with pytest.raises(Problem, match="the engine's process has ended"):
+                await asked
+        while ends.driver.dropped("disconnected") < 2:
+            await asyncio.sleep(0.01)
+        ends.driver.step(2)
+
+
+async def test_what_comes_too_late_is_let_go(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        gone = ends.submit(1)
+        await ends.driver.launches()
+        ends.batcher._waiting.clear()
+        ends.batcher._refuse(None, {"kind": "DEADLINE", "detail": "late"})
+        ends.batcher._cancel(999)  # which the engine does not know either
+        ends.driver.step(10)
+        assert len((await ends.submit(1)).arrays[0]) == 1
+        assert not gone.done()
+        gone.cancel()
+        answered = asyncio.get_running_loop().create_future()
+        answered.set_result(None)
+        ends.batcher._waiting[1000] = answered
+        await ends.hang_up()
+        while not ends.batcher.is_away:
+            await asyncio.sleep(0.01)
+        ends.batcher._cancel(1000)
+        assert ends.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": "fault"}) == 0
+
+
+async def test_a_batcher_that_never_started_is_closed(tmp_path: Path) -> None:
+    assert await RemoteBatcher(tmp_path / "none", Metrics().dropped).close(1)
