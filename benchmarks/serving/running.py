@@ -153,7 +153,7 @@ def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
     posts = [write_posts(workload, material, setup.folder) for workload in workloads]
     with ExitStack() as stack:
         servers = [stack.enter_context(started_server(server, setup)) for server in taking_part]
-        loop = stack.enter_context(_started_loop(setup))
+        loop = stack.enter_context(started_loop(setup))
         yield [_measured(comparison, posts, servers, loop, material.posterior) for comparison in COMPARISONS]
 
 
@@ -207,7 +207,8 @@ def started_server(server: Server, setup: Setup) -> Iterator[RunningServer]:
 
 
 @contextmanager
-def _started_loop(setup: Setup) -> Iterator[RunningLoop]:
+def started_loop(setup: Setup) -> Iterator[RunningLoop]:
+    """Start the bare loop's process; end it when the block is left."""
     command = [sys.executable, "-m", "benchmarks.serving.torch_loop", setup.bundle]
     log, environment, cpus = setup.folder / f"{LOOP}.log", setup.environment({}), setup.server_cpus
     with started(command, log=log, environment=environment, cpus=cpus, has_pipes=True) as process:

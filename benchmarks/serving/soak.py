@@ -23,7 +23,7 @@ from benchmarks.serving.contenders import SERVERS
 from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.serving.material import material_of
 from benchmarks.serving.processes import BenchmarkError
-from benchmarks.serving.running import Setup, started_server, write_posts
+from benchmarks.serving.running import Setup, started_loop, started_server, write_posts
 from benchmarks.serving.workloads import SAMPLE_SEED, SAMPLES
 from models.bundle import bundle_path, load_bundle
 
@@ -48,11 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
             setup = Setup(options.bundle, 1, None, None, Path(folder))
+            bare = bare_loop_bytes(setup)
             rows = measure(setup, options.requests, options.seconds)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = summary(rows)
+    found = {**summary(rows), "bare_loop_resident_bytes": bare}
     options.out.mkdir(parents=True, exist_ok=True)
     document = {**facts, **found, "rows": rows}
     (options.out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -91,6 +92,14 @@ def measure(setup: Setup, requests: int, seconds: int) -> list[dict[str, Any]]:
         for case in cases:
             case.check()
     return rows
+
+
+def bare_loop_bytes(setup: Setup) -> int:
+    """Return the resident memory of the bare torch loop, after a second of batches of 256."""
+    posterior = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED).posterior
+    with started_loop(setup) as loop:
+        loop.case(256, posterior).measure(1)
+        return resident_bytes(loop.process.popen.pid)
 
 
 def resident_bytes(pid: int) -> int:

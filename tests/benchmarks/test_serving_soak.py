@@ -1,0 +1,78 @@
+"""What a soak and a profile come to, of figures whose sums are known."""
+
+from __future__ import annotations
+
+import cProfile
+import json
+import os
+import pstats
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving.hot_path import OTHER, PARTS, by_part, table
+from benchmarks.serving.processes import BenchmarkError
+from benchmarks.serving.soak import plot, resident_bytes, summary
+from models.images import decode_image, encode_png
+from tests.codecs import pictures
+
+
+def row(requests: int, mebibytes: int, files: int, p50: float, is_warm_up: bool = False) -> dict[str, object]:
+    return {
+        "workload": "npy",
+        "is_warm_up": is_warm_up,
+        "requests": requests,
+        "resident_bytes": mebibytes << 20,
+        "open_files": files,
+        "p50_seconds": p50,
+    }
+
+
+def test_growth_is_counted_from_the_end_of_the_warm_up(tmp_path: Path) -> None:
+    rows = [
+        row(5, 300, 9, 1.0, True),
+        row(10, 400, 10, 9.0, True),
+        row(20, 420, 12, 1.0),
+        row(30, 410, 11, 1.5),
+    ]
+    assert summary(rows) == {
+        "requests": 30,
+        "resident_bytes_after_warm_up": 400 << 20,
+        "resident_bytes_growth": 10 << 20,
+        "resident_bytes_most": 420 << 20,
+        "open_files_growth": 1,
+        "p50_last_over_first": {"npy": 1.5},
+    }
+    plot(rows, tmp_path / "soak.png")
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_soak_that_only_warmed_up_has_no_figures() -> None:
+    with pytest.raises(BenchmarkError, match="10 requests were over before the warm-up was"):
+        summary([row(10, 400, 10, 1.0, True)])
+
+
+def test_memory_is_read_from_the_kernel() -> None:
+    before = resident_bytes(os.getpid())
+    held = bytearray(os.urandom(1 << 26))
+    assert resident_bytes(os.getpid()) > before + len(held) // 2
+
+
+def test_what_c_does_counts_for_its_caller() -> None:
+    data = encode_png(pictures((1, 64, 64), 1)[0].transpose(1, 2, 0))
+    profile = cProfile.Profile()
+    profile.enable()
+    for _ in range(50):
+        decode_image(data, 1 << 20)
+    profile.disable()
+    seconds = by_part(pstats.Stats(profile))
+    assert seconds["image decoding"] > 0.8 * sum(seconds.values())
+
+
+def test_names_are_columns() -> None:
+    parts = dict.fromkeys((*PARTS, OTHER), 1.4)
+    kept = {"before": {"microseconds": 20.0, "parts": parts}, "now": {"microseconds": 9.6, "parts": parts}}
+    lines = table(json.loads(json.dumps(kept))).splitlines()
+    assert lines[0] == "| µs a request | before | now |"
+    assert lines[-1] == "| all | 20 | 10 |"
+    assert len(lines) == 3 + len(parts)
