@@ -262,8 +262,6 @@ def _or_lossy_webp(
     assert manner.target_bytes is not None
     room = manner.target_bytes - len(assembled([Stream(b"", True, images)], None, manner))
     best, best_error = streams[0], squared_errors(streams[0].images, images).sum()
-    if not best_error:
-        return payload
     for quality, method in _webp_manners(images, room):
         stream = _lossy_webp(images, quality, method)
         if len(stream.content) > room:

@@ -136,7 +136,8 @@ def test_export_fits_a_codec_where_the_config_has_one_and_codec_does_it_again(
     options = [str(config), "--runs", str(run.folder / "runs"), "--to", str(tmp_path)]
     assert main(["export", *options]) == 0
     exported = (tmp_path / "tiny" / "codec.safetensors").read_bytes()
-    assert f"codec written to {tmp_path / 'tiny'}: " in capsys.readouterr().out
+    _, _, figures = capsys.readouterr().out.partition(f"codec written to {tmp_path / 'tiny'}\n")
+    assert list(json.loads(figures)["bits/dim"]) == ["bits_per_dim", "integer_estimate", "float_estimate"]
     assert main(["codec", str(config), "--to", str(tmp_path)]) == 0
     assert (tmp_path / "tiny" / "codec.safetensors").read_bytes() == exported
     again = tmp_path / "tiny" / "training.json"
