@@ -139,6 +139,11 @@ class Batcher:
         return self._fault
 
     @property
+    def is_full(self) -> bool:
+        """Whether there is room for no request, however small."""
+        return self._queued_images >= self._max_queued_images
+
+    @property
     def is_running(self) -> bool:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
@@ -158,7 +163,7 @@ class Batcher:
 
     def check_room(self) -> None:
         """Raise Problem, overloaded, where no request has room: what its body holds need not be looked at."""
-        if self._queued_images >= self._max_queued_images:
+        if self.is_full:
             raise self._counted(self._overloaded("images", self._queued_images + 1, self._max_queued_images))
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:

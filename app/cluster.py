@@ -6,7 +6,7 @@
 
 The supervisor starts a process anew that ends by itself, and passes SIGTERM and SIGINT on: to the front ends
 first, which drain, then to the engine. Started by `VAE_FRONTENDS=2` or more; the processes are
-`python -m app.cluster engine FOLDER` and `python -m app.cluster front-end FOLDER DESCRIPTOR`.
+`python -m app.cluster SUPERVISOR engine FOLDER` and `… SUPERVISOR front-end FOLDER DESCRIPTOR`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +35,7 @@ from app.server import Server, log_as, serve
 from app.service import (
     CLOSE_SECONDS,
     EXPECTED,
+    digests_of,
     freeze_what_is_loaded,
     load_bundles,
     new_batcher,
@@ -46,7 +47,7 @@ ENGINE, FRONT_END = "engine", "front-end"
 BACKLOG = 2048
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # for processes to end, beyond their grace
-QUICK_SECONDS = 5.0  # a process that ends sooner is started anew no sooner
+QUICK_SECONDS = 5.0  # a process that ends sooner, and not for the first time, is started anew no sooner
 MAX_QUICK_ENDS = 5  # in a row
 _PR_SET_PDEATHSIG = 1
 
@@ -55,90 +56,94 @@ class Child:
     """A process that is to run."""
 
     def __init__(self, role: str, folder: Path, listener: socket.socket | None = None) -> None:
-        self.role, self.quick_ends, self.was_ready = role, 0, False
-        self._arguments, self._descriptors = [role, str(folder)], ()
+        self.role, self.starts, self.quick_ends = role, 0, 0
+        self._arguments, self._descriptors = [str(os.getpid()), role, str(folder)], [0]
         if listener is not None:
             self._arguments.append(str(listener.fileno()))
-            self._descriptors = (listener.fileno(),)  # type: ignore[assignment]
+            self._descriptors.append(listener.fileno())
         self.start()
 
     def start(self) -> None:
         """Start the process, for the first time or anew."""
-        self.started = time.monotonic()
+        self.started, self.next_start = time.monotonic(), 0.0
+        self.starts += 1
         command = [sys.executable, "-m", "app.cluster", *self._arguments]
         # A group of its own: Ctrl-C comes through the supervisor alone.
-        self.process = subprocess.Popen(command, pass_fds=self._descriptors, process_group=0)
+        self.process = subprocess.Popen(command, pass_fds=self._descriptors[1:], process_group=0)
 
+    @property
     def has_ended(self) -> bool:
-        """Return whether it runs no more; count quick ends."""
-        if self.process.poll() is None:
-            return False
+        """Whether it runs no more."""
+        return self.process.poll() is not None
+
+    def note_end(self) -> None:
+        """Count an end, and set when the process may be started anew."""
         mark_process_dead(self.process.pid, os.environ[FOLDER_VARIABLE])  # type: ignore[no-untyped-call]
-        self.quick_ends = self.quick_ends + 1 if time.monotonic() - self.started < QUICK_SECONDS else 0
-        return True
+        now = time.monotonic()
+        is_quick = now - self.started < QUICK_SECONDS
+        self.quick_ends = self.quick_ends + 1 if is_quick else 0
+        self.next_start = self.started + QUICK_SECONDS if self.quick_ends > 1 else now
 
 
 class Supervisor:
     """Keeps one engine and some front ends running until it is told to stop."""
 
     def __init__(self, settings: Settings, folder: Path, listener: socket.socket) -> None:
-        self._settings, self._folder = settings, folder
-        self._is_told, self._is_urged = False, False
+        self._settings, self._folder, self._listener = settings, folder, listener
+        self._signals: list[int] = []  # that came
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: self._signals.append(number))
         self._engine = Child(ENGINE, folder)
         self._front_ends = [Child(FRONT_END, folder, listener) for _ in range(settings.frontends)]
 
     def run(self) -> int:
         """Watch the processes; return the exit status: 0 after a signal, 1 where one cannot be kept."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._tell)
         status = 0
-        while not self._is_told and status == 0:
+        while not self._signals and status == 0:
             time.sleep(POLL_SECONDS)
             status = self._look_after()
         self._stop()
         return status
 
-    def _tell(self, number: int, _: object) -> None:
-        self._is_urged = self._is_told
-        self._is_told = True
-
     def _look_after(self) -> int:
-        socket_path = engine_socket(self._folder)
-        self._engine.was_ready |= socket_path.exists()
         for child in (self._engine, *self._front_ends):
-            if not child.has_ended():
+            if not child.has_ended:
                 continue
-            process = child.process
-            log.error("the %s, process %d, has ended with %d", child.role, process.pid, process.returncode)
-            is_hopeless = child.role == ENGINE and not child.was_ready
-            if is_hopeless or (process.returncode == 1 and child.role == FRONT_END):
-                return 1
-            if child.quick_ends > MAX_QUICK_ENDS:
-                log.error("it has ended %d times in a row within %g s", child.quick_ends, QUICK_SECONDS)
-                return 1
-            if child.role == ENGINE:
-                socket_path.unlink(missing_ok=True)
-            child.start()
+            if child.next_start == 0.0:
+                child.note_end()
+                number, status = child.process.pid, child.process.returncode
+                log.error("the %s, process %d, has ended with %d", child.role, number, status)
+                if status == 1 and child.starts == 1:  # it has said why it cannot start
+                    return 1
+                if child.quick_ends > MAX_QUICK_ENDS:
+                    log.error("it has ended %d times in a row within %g s", child.quick_ends, QUICK_SECONDS)
+                    return 1
+            if time.monotonic() >= child.next_start:
+                child.start()
         return 0
 
     def _stop(self) -> None:
+        self._listener.close()
         seconds = self._settings.drain_delay_seconds + self._settings.grace_seconds + STOP_SECONDS
-        _end(self._front_ends, seconds, lambda: self._is_urged)
+        _end(self._front_ends, seconds, self._signals)
         _end([self._engine], STOP_SECONDS)
 
 
-def _end(children: Sequence[Child], seconds: float, is_urged: Callable[[], bool] = lambda: False) -> None:
-    """Ask processes to end, again once urged to, and kill those that have not after so many seconds."""
+def _end(children: Sequence[Child], seconds: float, signals: Sequence[int] = ()) -> None:
+    """Ask processes to end, by the signals that came or still come, and kill those that have not in time.
+
+    Without signals, SIGTERM.
+    """
     deadline = time.monotonic() + seconds
-    asked = 0
-    while time.monotonic() < deadline and any(child.process.poll() is None for child in children):
-        if asked < 1 + is_urged():
-            asked += 1
+    passed_on = 0
+    while time.monotonic() < deadline and not all(child.has_ended for child in children):
+        for number in (signals or (signal.SIGTERM,))[passed_on:]:
+            passed_on += 1
             for child in children:
-                child.process.terminate()
+                child.process.send_signal(number)
         time.sleep(POLL_SECONDS)
     for child in children:
-        if child.process.poll() is None:
+        if not child.has_ended:
             log.error("the %s, process %d, does not end; killing it", child.role, child.process.pid)
             child.process.kill()
         child.process.wait()
@@ -179,13 +184,19 @@ async def run_engine(settings: Settings, folder: Path) -> int:
         log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
         return 1
     freeze_what_is_loaded()
-    async with await EngineServer(batcher).listen(engine_socket(folder)):
+    path = engine_socket(folder)
+    path.unlink(missing_ok=True)  # of an engine before this one
+    async with await EngineServer(batcher, digests_of(bundles)).listen(path):
         log.info("the engine is warm: %s", batcher.device)
         while batcher.fault is None and not told.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(told.wait(), POLL_SECONDS)
-        await batcher.close(CLOSE_SECONDS)
-    return 0 if batcher.fault is None else 1
+        has_closed = await batcher.close(CLOSE_SECONDS)
+    status = 0 if batcher.fault is None else 1
+    if not has_closed:  # the interpreter's end would abort the process under a thread inside torch
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 def run_front_end(settings: Settings, folder: Path, descriptor: int) -> int:
@@ -195,10 +206,12 @@ def run_front_end(settings: Settings, folder: Path, descriptor: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the processes."""
+    supervisor, role, folder, *descriptor = arguments
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # not to outlive a supervisor that is killed
+    if os.getppid() != int(supervisor):  # as it was before this line
+        return 1
     settings = Settings()
     log_as(settings)
-    role, folder, *descriptor = arguments
     if role == ENGINE:
         return uvloop.run(run_engine(settings, Path(folder)))
     return run_front_end(settings, Path(folder), int(descriptor[0]))

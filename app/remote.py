@@ -15,7 +15,7 @@ import logging
 import math
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ log = logging.getLogger("vaeserve")
 _LENGTHS = struct.Struct("<II")
 RECONNECT_SECONDS = 0.05
 OVERTIME_SECONDS = 0.5  # after a deadline, which the engine keeps: it may be that which does not answer
+MISMATCH_SECONDS = 5.0  # between two looks at an engine of other bundles
 NEWS_SECONDS = 0.1  # for which a full queue is remembered
 
 
@@ -62,8 +63,8 @@ async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[dict[str, 
 class EngineServer:
     """Answers front ends from a batcher."""
 
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
+    def __init__(self, batcher: Batcher, digests: Mapping[str, str]) -> None:
+        self._batcher, self._digests = batcher, digests
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Take connections at a Unix socket."""
@@ -71,7 +72,8 @@ class EngineServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         jobs: dict[int, asyncio.Task[None]] = {}
-        writer.write(frame({"device": self._batcher.device, "max_batch": self._batcher.max_batch}))
+        greeting = {"device": self._batcher.device, "max_batch": self._batcher.max_batch}
+        writer.write(frame({**greeting, "digests": dict(self._digests)}))
         try:
             async for document, arrays in frames(reader):
                 number = document["id"]
@@ -100,7 +102,8 @@ class EngineServer:
                 "limit": problem.limit,
                 "retry_after_seconds": problem.retry_after_seconds,
             }
-            writer.write(frame({"id": document["id"], "problem": told}))
+            is_full = self._batcher.is_full
+            writer.write(frame({"id": document["id"], "problem": told, "is_full": is_full}))
             return
         seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
         writer.write(frame({"id": document["id"], **seconds}, found.arrays))
@@ -109,8 +112,17 @@ class EngineServer:
 class RemoteBatcher:
     """A batcher in another process, which may end and come back."""
 
-    def __init__(self, path: Path, dropped: Counter) -> None:
-        self._path, self._dropped = path, dropped
+    def __init__(
+        self,
+        path: Path,
+        digests: Mapping[str, str],
+        *,
+        max_bytes: int,
+        dropped: Counter,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._path, self._digests, self._max_bytes = path, digests, max_bytes
+        self._dropped, self._on_change = dropped, on_change
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -118,6 +130,7 @@ class RemoteBatcher:
         self._connecting: asyncio.Task[None] | None = None
         self._full: Mapping[str, Any] | None = None
         self._full_until = 0.0
+        self._is_closing = False
         self.device, self.max_batch = "", 1
 
     @property
@@ -127,7 +140,7 @@ class RemoteBatcher:
     @property
     def is_away(self) -> bool:
         """Whether there is no engine now."""
-        return self._writer is None
+        return self._writer is None or self._writer.transport.is_closing()
 
     @property
     def is_running(self) -> bool:
@@ -141,15 +154,22 @@ class RemoteBatcher:
 
     async def close(self, timeout_seconds: float) -> bool:
         """Hang up; return True."""
+        self._is_closing = True
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait((self._connecting,), timeout=timeout_seconds)
         return True
 
     def check_room(self) -> None:
-        """Raise Problem, overloaded, where the engine has just said so."""
+        """Raise Problem, overloaded, where the engine has just said so, or does not read what it is sent."""
         if self._full is not None and time.monotonic() < self._full_until:
+            self._dropped.labels("overloaded").inc()
             raise _told(self._full)
+        unread = 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+        if unread > self._max_bytes:
+            self._dropped.labels("overloaded").inc()
+            detail = f"{unread} bytes wait for the engine to read them; the limit is {self._max_bytes}"
+            raise Problem(Kind.OVERLOADED, detail, value=unread, limit=self._max_bytes)
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Do as Batcher.submit; raise Problem, not ready, where there is no engine, or none any more."""
@@ -160,7 +180,7 @@ class RemoteBatcher:
         return await self._asked(task, rows, deadline, waits=True)
 
     async def _asked(self, task: ModelTask, rows: np.ndarray, deadline: float, waits: bool) -> Answer:
-        if self._writer is None:
+        if self._writer is None or self.is_away:
             raise _engine_ended()
         number, created = next(self._numbers), time.monotonic()
         asked = {"id": number, "task": (task.model, task.operation, task.samples)}
@@ -182,7 +202,7 @@ class RemoteBatcher:
             self._waiting.pop(number, None)
 
     def _cancel(self, number: int) -> None:
-        if self._writer is not None:
+        if self._writer is not None and not self.is_away:
             self._writer.write(frame({"id": number, "is_cancelled": True}))
 
     async def _stay_connected(self) -> None:
@@ -199,9 +219,10 @@ class RemoteBatcher:
 
     def _end_connection(self, writer: asyncio.StreamWriter) -> None:
         writer.close()
-        if self._writer is not None:
+        if self._writer is not None and not self._is_closing:
             log.error("the engine's process has ended, while %d requests waited for it", len(self._waiting))
         self._writer = None
+        self._on_change()
         for future in self._waiting.values():
             if not future.done():
                 self._dropped.labels("fault").inc()
@@ -210,18 +231,23 @@ class RemoteBatcher:
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async for document, arrays in frames(reader):
             if "device" in document:
+                if document["digests"] != self._digests:
+                    log.error("the engine has other bundles than this process; restart the service")
+                    await asyncio.sleep(MISMATCH_SECONDS)
+                    return
                 self.device, self.max_batch = document["device"], document["max_batch"]
                 self._writer = writer
                 self._connected.set()
+                self._on_change()
                 continue
             future = self._waiting.get(document["id"])
             if "problem" in document:
-                self._refuse(future, document["problem"])
+                self._refuse(future, document["problem"], document["is_full"])
             elif future is not None and not future.done():
                 future.set_result(Answer(arrays, document["queue"], document["compute"]))
 
-    def _refuse(self, future: asyncio.Future[Answer] | None, told: Mapping[str, Any]) -> None:
-        if told["kind"] == Kind.OVERLOADED.name:
+    def _refuse(self, future: asyncio.Future[Answer] | None, told: Mapping[str, Any], is_full: bool) -> None:
+        if is_full and told["kind"] == Kind.OVERLOADED.name:
             self._full, self._full_until = told, time.monotonic() + NEWS_SECONDS
         if future is not None and not future.done():
             future.set_exception(_told(told))

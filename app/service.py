@@ -102,7 +102,13 @@ class Service:
                 engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
                 self._batcher = new_batcher(engine, self.settings, self.metrics)
             else:
-                self._batcher = RemoteBatcher(self._engine_socket, self.metrics.dropped)
+                self._batcher = RemoteBatcher(
+                    self._engine_socket,
+                    digests_of(bundles),
+                    max_bytes=self.settings.max_queued_bytes,
+                    dropped=self.metrics.dropped,
+                    on_change=self._show_readiness,
+                )
             await self._batcher.start()
             device = self._batcher.device
             threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.frontends)
@@ -138,7 +144,10 @@ class Service:
 
     def _enter(self, state: str) -> None:
         self._state = state
-        self.metrics.ready.set(state == "ready")
+        self._show_readiness()
+
+    def _show_readiness(self) -> None:
+        self.metrics.ready.set(self.not_ready is None)
 
     def bundle(self, model: str | None) -> Bundle:
         """Return the bundle of an id, the default one for None; raise Problem for an unknown id."""
@@ -221,6 +230,11 @@ def load_bundles(names: Sequence[str]) -> dict[str, Bundle]:
             )
         bundles[bundle.id] = bundle
     return bundles
+
+
+def digests_of(bundles: Mapping[str, Bundle]) -> dict[str, str]:
+    """Return the digest of each bundle, by id."""
+    return {id: bundle.digest for id, bundle in bundles.items()}
 
 
 def load_codecs(bundles: Mapping[str, Bundle]) -> dict[str, CodecModel]:

@@ -56,6 +56,7 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
         _check_header(image, max_pixels)
         if decoder is PngImageFile and _PNG_END not in data:  # the one loss that decoding does not notice
             raise ImageError("truncated PNG file: its end chunk is missing")
+        image.load()  # what tells the orientation of a PNG may follow its pixels
         if _ORIENTED & image.info.keys():
             ImageOps.exif_transpose(image, in_place=True)
         return _pixels(image, keep_alpha)

@@ -33,6 +33,7 @@ from models.images import Fit
 QUICK = Limits(body_bytes=32 << 10, images=64, pixels=32 << 10)
 QUICK_RAW_BYTES = 1 << 22  # more images are copied in a thread
 QUICK_IMAGES = 16  # more images are drawn or encoded in a thread
+MAX_KEPT_ACCEPT = 256  # characters of an Accept header whose choice is remembered
 MAX_SHEET_IMAGES = 1024  # one PNG of them all is held in memory and looked at by a person
 
 ModelParameter = Annotated[str | None, Query(description="Id of a loaded bundle; the default one if absent.")]
@@ -89,7 +90,9 @@ def service_of(request: Request) -> Service:
 
 def format_of(request: Request, override: Format | None, offered: Sequence[Format]) -> Format:
     """Choose the answer's format from `?format=` or the Accept headers; raise Problem where none fits."""
-    return _chosen_format(", ".join(request.headers.getlist("accept")) or None, override, tuple(offered))
+    accept = ", ".join(request.headers.getlist("accept"))
+    choose = _chosen_format if len(accept) <= MAX_KEPT_ACCEPT else choose_format
+    return choose(accept or None, override, tuple(offered))
 
 
 # Callers write few Accept headers.

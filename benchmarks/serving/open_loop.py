@@ -80,23 +80,26 @@ def measure(setup: Setup, seconds: int) -> dict[str, Any]:
     """Return a row for each contender, workload and load, and what bulk does to small requests."""
     material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
     rows: list[dict[str, Any]] = []
+    bulk: dict[str, Any] = {}
     written = {workload: write_posts(workload, material, setup.folder) for workload in (PNG_BASE64, NPY_16)}
     for name, workloads in CONTENDERS.items():
-        server = _bounded(next(server for server in SERVERS if server.name == name))
+        server = _limited(next(server for server in SERVERS if server.name == name), MAX_QUEUED_IMAGES)
         if not server.can_run():
             continue
         with started_server(replace(server, paths=_paths(server, workloads)), setup) as running:
             for workload in workloads:
                 rows += _loads(running, written[workload], seconds)
-            if name == "vaeserve":
+        if name == "vaeserve":
+            server = _limited(server, 4 * BULK_IMAGES)
+            with started_server(server, setup) as running:
                 bulk = _beside_bulk(running, written[PNG_BASE64], material, seconds)
     return {"loads": rows, "beside_bulk": bulk}
 
 
-def _bounded(server: Server) -> Server:
+def _limited(server: Server, max_queued_images: int) -> Server:
     if server.name != "vaeserve":
         return server
-    limits = {"VAE_MAX_QUEUED_IMAGES": str(MAX_QUEUED_IMAGES), "VAE_MAX_IMAGES": str(BULK_IMAGES)}
+    limits = {"VAE_MAX_QUEUED_IMAGES": str(max_queued_images), "VAE_MAX_IMAGES": str(BULK_IMAGES)}
     return replace(server, environment={**server.environment, **limits})
 
 
@@ -201,7 +204,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"One image a request, {SMALL_PER_SECOND:g} a second: p50 {_ms(alone['p50_seconds'])} ms and p99"
         f" {_ms(alone['p99_seconds'])} ms alone, {_ms(beside['p50_seconds'])} and"
         f" {_ms(beside['p99_seconds'])} ms beside a connection that sends {bulk['images']:,} images again"
-        f" and again ({bulk['bulk_requests']} times).",
+        f" and again ({bulk['bulk_requests']} times). Not answered with 200:"
+        f" {sum(part['refused'] + part['neither'] for part in (alone, beside))}.",
     ]
     return "\n".join(lines) + "\n"
 

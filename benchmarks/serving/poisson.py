@@ -57,11 +57,13 @@ class _Connection(asyncio.Protocol):
         """Whether a request can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, request: bytes) -> None:
-        """Send a request."""
-        assert self._transport is not None
-        self._sent, self._has_retry_after = time.perf_counter(), False
-        self._transport.write(request)
+    def send(self, request: bytes, begun: float) -> None:
+        """Send a request whose latency counts from `begun`."""
+        self._sent, self._has_retry_after = begun, False
+        if self._transport is None:
+            self._load.lost(self, begun)
+        else:
+            self._transport.write(request)
 
     def close(self) -> None:
         """Hang up."""
@@ -105,7 +107,7 @@ class _Load:
                 connection = self._idle.pop()
                 if connection.is_open:
                     self._answers.late.append(loop.time() - at)
-                    connection.send(request)
+                    connection.send(request, time.perf_counter())
                     break
             else:
                 task = asyncio.ensure_future(self._open(request, at))
@@ -119,19 +121,21 @@ class _Load:
             except TimeoutError:
                 for _ in range(self._in_flight):
                     self._note(0, DRAIN_SECONDS, False)
+                self._in_flight = 0
         for connection in list(self._all):
             connection.close()
 
     async def _open(self, request: bytes, at: float) -> None:
         loop = asyncio.get_running_loop()
+        self._answers.late.append(loop.time() - at)
+        begun = time.perf_counter()
         try:
             _, connection = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
         except OSError:
-            self._ended(0, loop.time() - at, False)
+            self._ended(0, time.perf_counter() - begun, False)
             return
         self._all.add(connection)
-        self._answers.late.append(loop.time() - at)
-        connection.send(request)
+        connection.send(request, begun)
 
     def answered(
         self, connection: _Connection, status: int, sent: float, has_retry_after: bool, is_kept: bool

@@ -51,7 +51,7 @@ class Cluster:
     def children(self, role: str) -> list[int]:
         pid = self.process.pid
         children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return sorted(child for child in children if f"app.cluster\0{role}" in command_line(child))
+        return sorted(child for child in children if f"app.cluster\0{pid}\0{role}" in command_line(child))
 
     def is_ready(self) -> bool:
         # Each connection may be another front end's.
@@ -160,7 +160,8 @@ class Sleeper(cluster.Child):
     code = "import time; time.sleep(60)"
 
     def start(self) -> None:
-        self.started = time.monotonic()
+        self.started, self.next_start = time.monotonic(), 0.0
+        self.starts += 1
         self.process = subprocess.Popen([sys.executable, "-c", self.code])
 
 
@@ -185,31 +186,34 @@ def test_a_process_that_does_not_end_is_killed(metrics_folder: Path) -> None:
     assert child.process.returncode == -signal.SIGKILL
 
 
-def test_who_is_urged_asks_again(metrics_folder: Path) -> None:
-    asked = threading.Event()
-    child = Sleeper(FRONT_END, metrics_folder)
-    count = 0
+class Counting(Sleeper):
+    """Ends at the third SIGINT."""
 
-    def terminate() -> None:
-        nonlocal count
-        count += 1
-        if count == 2:
-            asked.set()
-            child.process.kill()
+    code = (
+        "import signal, sys; taken = []; signal.signal(2, lambda *_: taken.append(1) or len(taken) == 3"
+        " and sys.exit(7)); print(flush=True)\nwhile True: signal.pause()"
+    )
 
-    child.process.terminate = terminate  # type: ignore[method-assign]
-    cluster._end([child], 10, lambda: True)
-    assert asked.is_set()
+
+def test_every_signal_is_passed_on(metrics_folder: Path) -> None:
+    child = Counting(FRONT_END, metrics_folder)
+    time.sleep(0.3)
+    signals = [signal.SIGINT]
+    timers = [threading.Timer(seconds, lambda: signals.append(signal.SIGINT)) for seconds in (0.2, 0.4)]
+    for timer in timers:
+        timer.start()
+    cluster._end([child], 10, signals)
+    assert child.process.returncode == 7
 
 
 def test_a_process_that_keeps_ending_is_given_up(
     metrics_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "MAX_QUICK_ENDS", 2)
-    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "QUICK_SECONDS", 0.5)
     supervisor = cluster.Supervisor.__new__(cluster.Supervisor)
-    supervisor._folder = metrics_folder
     supervisor._engine = Sleeper(ENGINE, metrics_folder)
+    begun = time.monotonic()
     failing = Failing(FRONT_END, metrics_folder)
     supervisor._front_ends = [failing]
     deadline = time.monotonic() + SOON
@@ -217,8 +221,14 @@ def test_a_process_that_keeps_ending_is_given_up(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert status == 1
-    assert failing.quick_ends == 3
+    assert (failing.quick_ends, failing.starts) == (3, 3)
+    assert time.monotonic() - begun > 0.5  # the third start waited
     cluster._end([supervisor._engine, failing], 10)
+
+
+def test_a_process_whose_supervisor_is_gone_does_not_start() -> None:
+    command = [sys.executable, "-m", "app.cluster", "1", ENGINE, "none"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 1
 
 
 def test_an_ipv6_host_is_listened_on() -> None:

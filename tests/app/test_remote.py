@@ -21,16 +21,38 @@ from tests.app.test_batcher import DECODE, ENCODE, SOON, Driver, started
 pytestmark = pytest.mark.anyio
 
 
+DIGESTS = {"m": "sha256:1"}
+
+
+def new_batcher(path: Path, metrics: Metrics, changes: list[bool]) -> RemoteBatcher:
+    batcher = RemoteBatcher(
+        path,
+        DIGESTS,
+        max_bytes=1 << 20,
+        dropped=metrics.dropped,
+        on_change=lambda: changes.append(batcher.is_away),
+    )
+    return batcher
+
+
 class Ends:
     """Both ends of a connection, and what comes through it."""
+
+    digests = DIGESTS
 
     def __init__(self, driver: Driver, path: Path) -> None:
         self.driver, self.path = driver, path
         self.metrics = Metrics()
-        self.batcher = RemoteBatcher(path, self.metrics.dropped)
+        self.changes: list[bool] = []
+        self.batcher = new_batcher(path, self.metrics, self.changes)
 
     async def listen(self) -> None:
-        self.server = await EngineServer(self.driver.batcher).listen(self.path)
+        self.server = await EngineServer(self.driver.batcher, self.digests).listen(self.path)
+
+    def dropped(self, cause: str) -> float:
+        """Return how many this end has counted."""
+        name = "vae_dropped_requests_total"
+        return self.metrics.registry.get_sample_value(name, {"cause": cause}) or 0.0
 
     async def hang_up(self) -> None:
         """End the server as a process that is killed ends: its connections with it."""
@@ -100,10 +122,67 @@ async def test_a_full_queue_is_told_and_remembered_for_a_moment(
         assert (told.value.kind, told.value.value, told.value.limit) == (Kind.OVERLOADED, 5, 4)
         with pytest.raises(Problem, match="5 images would be queued"):
             ends.batcher.check_room()
+        assert ends.dropped("overloaded") == 1
         monkeypatch.setattr(ends.batcher, "_full_until", time.monotonic())
         ends.batcher.check_room()
         ends.driver.step(10)
         await asyncio.gather(running, waiting)
+
+
+async def test_a_large_request_that_is_refused_does_not_keep_small_ones_out(tmp_path: Path) -> None:
+    async with connected(tmp_path, max_queued_images=4) as ends:
+        running = ends.submit(1)
+        await ends.driver.launches()
+        waiting = ends.submit(2)
+        with pytest.raises(Problem, match="5 images would be queued; the limit is 4"):
+            await ends.submit(3)
+        ends.batcher.check_room()
+        ends.driver.step(10)
+        await asyncio.gather(running, waiting)
+
+
+async def test_an_engine_that_does_not_read_is_sent_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tmp_path) as ends:
+        monkeypatch.setattr(ends.batcher, "_max_bytes", -1)
+        with pytest.raises(
+            Problem, match="0 bytes wait for the engine to read them; the limit is -1"
+        ) as told:
+            ends.batcher.check_room()
+        assert told.value.kind is Kind.OVERLOADED
+        assert ends.dropped("overloaded") == 1
+
+
+async def test_a_connection_that_is_closing_is_none(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        assert ends.batcher._writer is not None
+        ends.batcher._writer.transport.close()
+        assert ends.batcher.is_away
+        with pytest.raises(Problem, match="the engine's process has ended"):
+            await ends.submit(1)
+        ends.batcher._cancel(0)
+
+
+async def test_an_engine_of_other_bundles_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote, "MISMATCH_SECONDS", 0.01)
+    async with connected(tmp_path) as ends:
+        await ends.hang_up()
+        monkeypatch.setattr(ends, "digests", {"m": "sha256:2"})
+        await ends.listen()
+        while "the engine has other bundles than this process" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert ends.batcher.is_away
+        await ends.hang_up()
+        monkeypatch.setattr(ends, "digests", DIGESTS)
+        await ends.listen()
+        while ends.batcher.is_away:
+            await asyncio.sleep(0.01)
+        assert ends.changes[0] is False
+        assert ends.changes[-1] is False
+        assert True in ends.changes
 
 
 async def test_what_nobody_waits_for_is_taken_out_of_the_queue(tmp_path: Path) -> None:
@@ -150,8 +229,7 @@ async def test_an_engine_that_ends_is_waited_for_and_found_again(tmp_path: Path)
             with pytest.raises(Problem, match="the engine's process has ended") as told:
                 await job
             assert told.value.kind is Kind.NOT_READY
-        dropped = ends.metrics.registry.get_sample_value
-        assert dropped("vae_dropped_requests_total", {"cause": "fault"}) == 2
+        assert ends.dropped("fault") == 2
         assert ends.batcher.is_away
         with pytest.raises(Problem, match="and another starts"):
             await ends.submit(1)
@@ -182,7 +260,7 @@ async def test_what_comes_too_late_is_let_go(tmp_path: Path) -> None:
         gone = ends.submit(1)
         await ends.driver.launches()
         ends.batcher._waiting.clear()
-        ends.batcher._refuse(None, {"kind": "DEADLINE", "detail": "late"})
+        ends.batcher._refuse(None, {"kind": "DEADLINE", "detail": "late"}, False)
         ends.batcher._cancel(999)  # which the engine does not know either
         ends.driver.step(10)
         assert len((await ends.submit(1)).arrays[0]) == 1
@@ -195,8 +273,10 @@ async def test_what_comes_too_late_is_let_go(tmp_path: Path) -> None:
         while not ends.batcher.is_away:
             await asyncio.sleep(0.01)
         ends.batcher._cancel(1000)
-        assert ends.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": "fault"}) == 0
+        assert ends.dropped("fault") == 0
 
 
 async def test_a_batcher_that_never_started_is_closed(tmp_path: Path) -> None:
-    assert await RemoteBatcher(tmp_path / "none", Metrics().dropped).close(1)
+    batcher = new_batcher(tmp_path / "none", Metrics(), [])
+    batcher.check_room()
+    assert await batcher.close(1)

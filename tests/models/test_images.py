@@ -372,3 +372,19 @@ def test_an_extreme_side_is_refused_before_decoding() -> None:
     png = encode_png(np.zeros((1, MAX_SIDE + 1, 1), np.uint8))
     with pytest.raises(ImageTooLargeError, match="16385×1: a side of 16385; the limit is 16384"):
         decode_image(png, 1 << 24)
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_an_orientation_is_found_wherever_a_png_has_it(is_before: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    buffer = BytesIO()
+    Image.new("L", (4, 3), 9).save(buffer, "PNG")
+    plain = buffer.getvalue()
+    content = exif.tobytes()[6:]
+    chunk = b"eXIf" + content
+    chunk = len(content).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    place = plain.index(b"IDAT" if is_before else b"IEND") - 4
+    turned = decode_image(plain[:place] + chunk + plain[place:], 100)
+    assert decode_image(plain, 100).shape == (3, 4, 1)
+    assert turned.shape == (4, 3, 1)
