@@ -63,6 +63,13 @@ def decoded(response: httpx.Response, fmt: str) -> np.ndarray:
                 return np.stack([decode_image(archive.read(name), 1 << 20) for name in archive.namelist()])
 
 
+def assert_close(actual: object, expected: np.ndarray) -> None:
+    """Compare within the tolerance that the README states, 1e-5 of the largest value."""
+    actual = np.float32(actual)  # type: ignore[arg-type]
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def problem(response: httpx.Response, status: int, slug: str, *words: str) -> dict[str, object]:
     document: dict[str, object] = response.json()
     assert response.status_code == status, document
@@ -97,8 +104,8 @@ def test_encode_reads_every_media_type(
     mu, logvar = direct(grey, pixels[:1])
     assert list(document) == ["model", "mu", "logvar"]
     assert document["model"] == "grey"
-    np.testing.assert_array_equal(np.float32(document["mu"]), mu)
-    np.testing.assert_array_equal(np.float32(document["logvar"]), logvar)
+    assert_close(document["mu"], mu)
+    assert_close(document["logvar"], logvar)
 
 
 @pytest.mark.parametrize("asked", ["accept", "query"])
@@ -125,7 +132,7 @@ def test_encode_answers_in_the_format_asked_for(
             tensors = safetensors.numpy.load(response.content)
             found = tensors["mu"], tensors["logvar"]
     for array, expected in zip(found, direct(grey, pixels), strict=True):
-        np.testing.assert_array_equal(np.float32(array), expected)
+        assert_close(array, expected)
 
 
 def test_a_request_larger_than_a_batch_is_answered_whole_and_in_order(
@@ -150,7 +157,7 @@ def test_the_model_parameter_picks_a_bundle(client: httpx.Client, colour: Bundle
         "/encode?model=colour", content=encode_png(pixels[0]), headers={"Content-Type": "image/png"}
     )
     assert response.json()["model"] == "colour"
-    np.testing.assert_array_equal(np.float32(response.json()["mu"]), direct(colour, pixels)[0])
+    assert_close(response.json()["mu"], direct(colour, pixels)[0])
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
