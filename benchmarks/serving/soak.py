@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmarks.serving.running import Setup, started_loop, started_server, writ
 from benchmarks.serving.workloads import SAMPLE_SEED, SAMPLES
 from models.bundle import bundle_path, load_bundle
 
+SETTLE_SECONDS = 0.5  # for the service to notice that the load's connections are closed
 WARM_UP_PASSES = 2  # over the workloads: buffers grow, query strings are remembered
 RESULTS = Path("benchmarks/serving/results")
 
@@ -77,6 +79,7 @@ def measure(setup: Setup, requests: int, seconds: int) -> list[dict[str, Any]]:
                 case.check()
             sample = case.measure(seconds)
             answered += sample.requests
+            time.sleep(SETTLE_SECONDS)
             pid = running.process.popen.pid
             rows.append(
                 {
