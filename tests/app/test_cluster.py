@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from app import cluster
+from app.batcher import Batcher
 from app.cluster import ENGINE, FRONT_END
 from tests.app.conftest import Running
 from tests.app.test_routes import NPY, npy
@@ -152,6 +154,30 @@ def test_children_do_not_outlive_a_supervisor_that_is_killed(bundle_folder: Path
         service.process.kill()
         service.process.wait()
         eventually(lambda: not any(map(command_line, children)), SOON)
+
+
+def test_an_engine_whose_last_batch_does_not_end_is_left(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def still_runs(_: Batcher, seconds: float) -> bool:
+        return False
+
+    def leave(status: int) -> None:
+        raise SystemExit(f"left at once with {status}")
+
+    def stop_once_it_listens() -> None:
+        eventually(cluster.engine_socket(tmp_path).exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Batcher, "close", still_runs)
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("logging.shutdown", lambda: None)
+    stopper = threading.Thread(target=stop_once_it_listens)
+    stopper.start()
+    settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
+    with pytest.raises(SystemExit, match="left at once with 0"):
+        asyncio.run(cluster.run_engine(settings, tmp_path))
+    stopper.join()
 
 
 class Sleeper(cluster.Child):
