@@ -57,7 +57,8 @@ class Child:
 
     def __init__(self, role: str, folder: Path, listener: socket.socket | None = None) -> None:
         self.role, self.starts, self.quick_ends = role, 0, 0
-        self._arguments, self._descriptors = [str(os.getpid()), role, str(folder)], [0]
+        self._arguments = [str(os.getpid()), role, str(folder)]
+        self._descriptors: list[int] = []
         if listener is not None:
             self._arguments.append(str(listener.fileno()))
             self._descriptors.append(listener.fileno())
@@ -69,7 +70,7 @@ class Child:
         self.starts += 1
         command = [sys.executable, "-m", "app.cluster", *self._arguments]
         # A group of its own: Ctrl-C comes through the supervisor alone.
-        self.process = subprocess.Popen(command, pass_fds=self._descriptors[1:], process_group=0)
+        self.process = subprocess.Popen(command, pass_fds=self._descriptors, process_group=0)
 
     @property
     def has_ended(self) -> bool:

@@ -64,12 +64,10 @@ class Comparison:
     references: tuple[Name, ...]  # the cases that all others are divided by
 
 
+UVICORN = ("-m", "uvicorn", "--port", "{port}", "--no-access-log")
 PLAIN_FASTAPI = Server(
     name="fastapi",
-    command=(
-        *("-m", "uvicorn", "benchmarks.serving.peers.plain_fastapi:app"),
-        *("--port", "{port}", "--no-access-log"),
-    ),
+    command=(*UVICORN, "benchmarks.serving.peers.plain_fastapi:app"),
     environment={"BUNDLE": "{bundle}"},
     ready="/health",
     paths={PNG_BASE64: "/encode", NPY_256: "/encode-npy"},
@@ -99,10 +97,7 @@ SERVERS = (
     replace(
         PLAIN_FASTAPI,
         name="fastapi, batched",
-        command=(
-            *("-m", "uvicorn", "benchmarks.serving.peers.batched_fastapi:app"),
-            *("--port", "{port}", "--no-access-log"),
-        ),
+        command=(*UVICORN, "benchmarks.serving.peers.batched_fastapi:app"),
         paths={PNG_BASE64: "/encode"},
     ),
     Server(
