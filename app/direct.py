@@ -67,7 +67,7 @@ class DirectRoutes:
         try:
             response = await call.endpoint(Request(scope, receive), **call.parameters)
         except Problem as problem:
-            response = errors.answer(problem)
+            response = errors.answer(problem, scope["path"])
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)

@@ -5,6 +5,8 @@ raise Problem(Kind.TOO_LARGE, "the body has 70 bytes; the limit is 64", value=70
 answers 413 with application/problem+json:
 
 {"type": "urn:vaeserve:problem:too-large", "title": …, "status": 413, "detail": …, "value": 70, "limit": 64}
+
+Below /v2 the Open Inference Protocol has its own form, {"error": detail}, with the same status.
 """
 
 import math
@@ -17,11 +19,13 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
+INFERENCE_PREFIX = "/v2"
 _ECHO_CHARACTERS = 100
 _DETAIL_CHARACTERS = 1000
 _LISTED_ERRORS = 20
@@ -87,11 +91,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_unexpected)
 
 
-def answer(problem: Problem) -> Response:
-    """Render a problem as the response that carries it."""
+def answer(problem: Problem, path: str) -> Response:
+    """Render a problem as the response that carries it, in the form that the path's protocol has."""
     kind = problem.kind
     headers = {"Retry-After": str(max(1, math.ceil(problem.retry_after_seconds)))} if kind.is_retried else {}
-    return _respond(_document(kind, problem.detail, problem.value, problem.limit), headers)
+    return _respond(path, _document(kind, problem.detail, problem.value, problem.limit), headers)
+
+
+def invalid(place: str, error: ValidationError) -> Problem:
+    """Return what pydantic found first, in `place`, as a problem."""
+    fault = _fault({**error.errors()[0], "loc": (place, *error.errors()[0]["loc"])})
+    return Problem(Kind.INVALID, fault["detail"], value=fault.get("value"), limit=fault.get("limit"))
 
 
 def echo(value: object) -> Any:
@@ -136,13 +146,16 @@ def _document(kind: Kind, detail: str, value: object = None, limit: object = Non
     return document | {name: member for name, member in extension.items() if member is not None}
 
 
-def _respond(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+def _respond(path: str, document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    if path.startswith(INFERENCE_PREFIX):
+        error = {"error": document["detail"]}
+        return Response(orjson.dumps(error), document["status"], headers, "application/json")
     return Response(orjson.dumps(document), document["status"], headers, MEDIA_TYPE)
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return answer(error)
+    return answer(error, request.url.path)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -158,7 +171,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         case status:
             title = HTTPStatus(status).phrase
             document = {"type": "about:blank", "title": title, "status": status, "detail": str(error.detail)}
-    return _respond(document, error.headers)
+    return _respond(request.url.path, document, error.headers)
 
 
 async def _answer_validation_error(request: Request, error: Exception) -> Response:
@@ -166,7 +179,7 @@ async def _answer_validation_error(request: Request, error: Exception) -> Respon
     faults = [_fault(fault) for fault in error.errors()[:_LISTED_ERRORS]]
     first = faults[0]
     document = _document(Kind.INVALID, first["detail"], first.get("value"), first.get("limit"))
-    return _respond(document | {"errors": faults})
+    return _respond(request.url.path, document | {"errors": faults})
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,4 +197,4 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so that the server logs it with its traceback.
-    return answer(Problem(Kind.INTERNAL, "an unexpected error; the service's log has it"))
+    return answer(Problem(Kind.INTERNAL, "an unexpected error; the service's log has it"), request.url.path)

@@ -96,7 +96,7 @@ class MeasuredRequests:
             if status:
                 raise
             problem = Problem(Kind.NOT_READY, "the service stopped before the answer was there")
-            await errors.answer(problem)(scope, receive, noted)
+            await errors.answer(problem, scope["path"])(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "other")  # paths that people make up are one label
             self._metrics.requests.labels(route, str(status or 500)).inc()

@@ -1,5 +1,6 @@
 """Bytes ↔ arrays: what a request's body means, and what an answer looks like on the wire. No torch here.
 
+request body ── inflated ──► request body, where it came with a Content-Encoding
 request body ── parse_images ──► uint8 (N, H, W, C) ── conform ──► the model's shape
 request body ── parse_images ──► images of any size ── as_one_array ──► uint8 (N, H, W, C)
 request body ── parse_latents ──► float32 (N, D)
@@ -18,11 +19,15 @@ from app.negotiation.answers import (
     json_answer,
     stream_images,
 )
+from app.negotiation.codings import accepted_coding, content_coding, deflated, inflated, is_worth_coding
 from app.negotiation.media import IMAGES_IN, LATENTS_IN, PAYLOADS_IN, Format, choose_format
 from app.negotiation.requests import (
     Limits,
     as_one_array,
+    checked_images,
+    checked_latents,
     conform,
+    decoded_images,
     parse_images,
     parse_latents,
     parse_payload,
@@ -39,12 +44,20 @@ __all__ = [
     "Format",
     "ImageChunk",
     "Limits",
+    "accepted_coding",
     "as_one_array",
+    "checked_images",
+    "checked_latents",
     "choose_format",
     "compressed_answer",
     "conform",
+    "content_coding",
+    "decoded_images",
+    "deflated",
     "encoded_answer",
     "images_answer",
+    "inflated",
+    "is_worth_coding",
     "json_answer",
     "parse_images",
     "parse_latents",

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from io import BytesIO
@@ -34,7 +34,7 @@ class ImageChunk:
     latents: np.ndarray | None = None
 
 
-def json_answer(document: Mapping[str, Any]) -> Response:
+def json_answer(document: Mapping[str, Any] | Sequence[Any]) -> Response:
     """Answer a document of plain values and arrays as JSON; NaN becomes null."""
     return Response(_json(document), media_type=JSON)
 
@@ -240,5 +240,5 @@ class _Passed(BytesIO):
         return super().seek(position - self._taken, whence) + self._taken
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
+def _json(document: Mapping[str, Any] | Sequence[Any]) -> bytes:
     return orjson.dumps(document, default=np.ascontiguousarray, option=orjson.OPT_SERIALIZE_NUMPY)

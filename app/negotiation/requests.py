@@ -47,12 +47,8 @@ async def read_body(request: Request, max_bytes: int, admit: Callable[[int], Non
     """Read a request's body, telling `admit` of the bytes of every part before it is kept.
 
     Raises 413 beyond `max_bytes`, before reading where Content-Length says so and while reading where it does
-    not; 400 for an empty body, 415 for a compressed one; ClientDisconnect for one that breaks off.
+    not; 400 for an empty body; ClientDisconnect for one that breaks off.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        detail = f"Content-Encoding is {echo(encoding)}; supported is identity"
-        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=encoding, limit="identity")
     declared_bytes = _content_length(request)
     if declared_bytes > max_bytes:
         detail = f"the body has {echo(declared_bytes)} bytes; the limit is {max_bytes}"
@@ -80,9 +76,9 @@ def parse_images(body: bytes, content_type: str | None, limits: Limits, keep_alp
         case media.JSON:
             return _images_of_json(body, limits, keep_alpha)
         case media.NPY:
-            return _images_of_array(read_npy(body, _UINT8), limits, keep_alpha)
+            return checked_images(read_npy(body, _UINT8), limits, keep_alpha)
         case media.SAFETENSORS:
-            return _images_of_array(read_safetensors(body, "images", _UINT8), limits, keep_alpha)
+            return checked_images(read_safetensors(body, "images", _UINT8), limits, keep_alpha)
         case _:
             return [_decode(body, limits, keep_alpha, Kind.MALFORMED, "the body")]
 
@@ -133,6 +129,47 @@ def parse_latents(body: bytes, content_type: str | None, latent_dim: int, limits
             latents = read_npy(body, _FLOAT32)
         case _:
             latents = read_safetensors(body, "z", _FLOAT32)
+    return checked_latents(latents, latent_dim, limits)
+
+
+def checked_images(images: np.ndarray, limits: Limits, keep_alpha: bool = False) -> np.ndarray:
+    """Return an array of images as uint8 (N, H, W, C).
+
+    Raises 422 for another shape, no images or no pixels, 413 beyond the limit.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in ((1, 3, 4) if keep_alpha else (1, 3)):
+        expected = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)" + (" or (N, H, W, 4)" if keep_alpha else "")
+        detail = f"the images have shape {echo(images.shape)}; expected {expected}"
+        raise Problem(Kind.INVALID, detail, value=images.shape, limit=expected)
+    _check_count(len(images), "images", limits.images)
+    if images.size == 0:
+        raise Problem(
+            Kind.INVALID, f"the images have shape {echo(images.shape)}; no pixels", value=images.shape
+        )
+    return images
+
+
+def decoded_images(files: Sequence[bytes], limits: Limits, keep_alpha: bool = False) -> list[np.ndarray]:
+    """Decode PNG, JPEG and WebP files; raises 422 for another one, 413 for too many or too large ones."""
+    _check_count(len(files), "images", limits.images)
+    images: list[np.ndarray] = []
+    decoded_bytes = 0
+    for index, file in enumerate(files):
+        image = _decode(file, limits, keep_alpha, Kind.INVALID, f"images[{index}]")
+        decoded_bytes += image.nbytes
+        if decoded_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
+            detail = (
+                f"images[0] to [{index}] decode to {decoded_bytes} bytes; the limit is {limits.decoded_bytes}"
+            )
+            raise Problem(Kind.TOO_LARGE, detail, value=decoded_bytes, limit=limits.decoded_bytes)
+        images.append(image)
+    return images
+
+
+def checked_latents(latents: np.ndarray, latent_dim: int, limits: Limits) -> np.ndarray:
+    """Return latents where they are finite and (N, latent_dim); raises 422, or 413 beyond the limit."""
     if latents.ndim != 2 or latents.shape[1] != latent_dim:
         detail = f"the latents have shape {echo(latents.shape)}; expected (N, {latent_dim})"
         raise Problem(Kind.INVALID, detail, value=latents.shape, limit=latent_dim)
@@ -154,36 +191,10 @@ def _content_length(request: Request) -> int:
     return int(declared)
 
 
-def _images_of_array(images: np.ndarray, limits: Limits, keep_alpha: bool) -> np.ndarray:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in ((1, 3, 4) if keep_alpha else (1, 3)):
-        expected = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)" + (" or (N, H, W, 4)" if keep_alpha else "")
-        detail = f"the images have shape {echo(images.shape)}; expected {expected}"
-        raise Problem(Kind.INVALID, detail, value=images.shape, limit=expected)
-    _check_count(len(images), "images", limits.images)
-    if images.size == 0:
-        raise Problem(
-            Kind.INVALID, f"the images have shape {echo(images.shape)}; no pixels", value=images.shape
-        )
-    return images
-
-
 def _images_of_json(body: bytes, limits: Limits, keep_alpha: bool) -> list[np.ndarray]:
     encoded = _list_of_json(body, "images", limits)
-    images: list[np.ndarray] = []
-    decoded_bytes = 0
-    for index, text in enumerate(encoded):
-        name = f"images[{index}]"
-        image = _decode(_base64(text, name, "an encoded image"), limits, keep_alpha, Kind.INVALID, name)
-        decoded_bytes += image.nbytes
-        if decoded_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
-            detail = (
-                f"images[0] to [{index}] decode to {decoded_bytes} bytes; the limit is {limits.decoded_bytes}"
-            )
-            raise Problem(Kind.TOO_LARGE, detail, value=decoded_bytes, limit=limits.decoded_bytes)
-        images.append(image)
-    return images
+    files = [_base64(text, f"images[{index}]", "an encoded image") for index, text in enumerate(encoded)]
+    return decoded_images(files, limits, keep_alpha)
 
 
 def _base64(text: object, name: str, expected: str) -> bytes:
@@ -241,7 +252,7 @@ def _list_of_json(body: bytes, name: str, limits: Limits) -> list[Any]:
     if not isinstance(document, dict) or not isinstance(document.get(name), list):
         raise Problem(Kind.INVALID, f'the body is not of the form {{"{name}": […]}}', value=document)
     members: list[Any] = document[name]
-    _check_count(len(members), name, limits.images)
+    _check_count(len(members), name, limits.images)  # before anything is made of them
     return members
 
 

@@ -20,7 +20,9 @@ from app.negotiation import (
     Limits,
     choose_format,
     conform,
+    content_coding,
     images_answer,
+    inflated,
     parse_images,
     parse_latents,
     read_body,
@@ -88,6 +90,18 @@ def service_of(request: Request) -> Service:
     return service
 
 
+def check_live(service: Service) -> None:
+    """Raise Problem once the device is lost and only a restart can help."""
+    if service.device_is_lost:
+        raise Problem(Kind.DEVICE_FAULT, str(service.not_ready))
+
+
+def check_ready(service: Service) -> None:
+    """Raise Problem while requests are not taken."""
+    if reason := service.not_ready:
+        raise Problem(Kind.NOT_READY, f"not ready: {reason}", value=reason)
+
+
 def format_of(request: Request, override: Format | None, offered: Sequence[Format]) -> Format:
     """Choose the answer's format from `?format=` or the Accept headers; raise Problem where none fits."""
     accept = ", ".join(request.headers.getlist("accept"))
@@ -135,9 +149,12 @@ async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
     """
     service = service_of(request)
     limits, content_type = service.limits, request.headers.get("content-type")
+    coding = content_coding(request)
     with service.intake.body() as admit:
         body = await _received(read_body(request, limits.body_bytes, admit), service)
         deadline = service.deadline()
+        if coding is not None:
+            body = await inflated(body, coding, limits.body_bytes, admit)
         if len(body) <= QUICK.body_bytes:
             try:
                 return parse(body, content_type, QUICK.within(limits)), deadline

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from app import openapi
-from app.errors import Kind, Problem
 from app.negotiation import json_answer
-from app.routes.common import service_of
+from app.routes.common import check_live, check_ready, service_of
 
 router = APIRouter()
 
@@ -16,17 +15,14 @@ router = APIRouter()
 @router.get("/health/live", **openapi.LIVE)
 async def live(request: Request) -> Response:
     """Say that the process answers; 503 once the device is lost and only a restart can help."""
-    service = service_of(request)
-    if service.device_is_lost:
-        raise Problem(Kind.DEVICE_FAULT, str(service.not_ready))
+    check_live(service_of(request))
     return json_answer({"status": "live"})
 
 
 @router.get("/health/ready", **openapi.READY)
 async def ready(request: Request) -> Response:
     """Say whether requests are taken: not while loading, warming up or draining, nor with the device lost."""
-    if reason := service_of(request).not_ready:
-        raise Problem(Kind.NOT_READY, f"not ready: {reason}", value=reason)
+    check_ready(service_of(request))
     return json_answer({"status": "ready"})
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from app import openapi
-from app.errors import Kind, Problem
+from app import openapi, tasks
 from app.negotiation import (
     ENCODED_FORMATS,
     IMAGE_FORMATS,
@@ -17,7 +14,7 @@ from app.negotiation import (
     encoded_answer,
     json_answer,
 )
-from app.operations import SCORES, ModelTask, Operation
+from app.operations import ModelTask, Operation
 from app.routes.common import (
     FitParameter,
     FormatParameter,
@@ -91,14 +88,9 @@ async def score(
     `bits_per_dim` is −elbo / (C·H·W·ln 2).
     """
     service = service_of(request)
-    if samples > (limit := service.settings.max_score_samples):
-        raise Problem(Kind.INVALID, f"samples is {samples}; the limit is {limit}", value=samples, limit=limit)
+    tasks.check_score_samples(service, samples)
     bundle = service.bundle(model)
     format_of(request, format, (Format.json,))
     images = await read_images(request, bundle, fit)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.SCORE, samples), images)
-    figures: dict[str, np.ndarray] = dict(zip(SCORES, answer.arrays, strict=True))
-    nats_per_bit_per_dim = np.float32(math.prod(bundle.config.input.shape) * math.log(2))
-    bits = -figures["elbo"] / nats_per_bit_per_dim
-    document = {"model": bundle.id, **figures, "bits_per_dim": bits, "samples": samples}
-    return timed(json_answer(document), answer)
+    scores = await tasks.score(service, request, bundle, images, samples)
+    return timed(json_answer({"model": bundle.id, **scores.figures, "samples": samples}), scores)

@@ -9,9 +9,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from app import openapi
-from app.coder import Coder, bytes_of
-from app.errors import Kind, Problem
+from app import openapi, tasks
 from app.negotiation import (
     COMPRESSED_FORMATS,
     IMAGE_FORMATS,
@@ -33,12 +31,11 @@ from app.routes.common import (
     service_of,
     timed,
 )
-from codec.archive import ArchiveTooLargeError, header_of, is_archive, opened
-from codec.encoding import Effort, Manner, MannerError
+from app.service import Work
+from codec.encoding import Effort, Manner
 from codec.lossy import BEST_QUALITY
-from codec.payload import LARGEST_ERROR, Header, PayloadError, UnknownModelError, parsed
+from codec.payload import LARGEST_ERROR
 
-MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES = 4096, 1 << 20
 router = APIRouter(route_class=StrictRoute)
 EffortParameter = Annotated[
     Effort, Query(description="`fast` takes a half to a tenth of the time, for a payload that is less small.")
@@ -87,15 +84,8 @@ async def compress(
         return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
 
     images, deadline = await read(request, parse)
-    coding = service.coder.compress(
-        images.transpose(0, 3, 1, 2), bundle.id, Manner(effort, max_error, quality, target_bytes), deadline
-    )
-    try:
-        coded = await service.unless_departed(request, coding)
-    except MannerError as error:
-        raise Problem(Kind.INVALID, str(error), value=error.value, limit=error.limit) from error
-    except PayloadError as error:  # no payload holds images of such sides
-        raise Problem(Kind.INVALID, str(error), value=list(images.shape)) from error
+    manner = Manner(effort, max_error, quality, target_bytes)
+    coded = await tasks.compress(service, request, bundle, Work(images, deadline), manner)
     answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen)
     is_quick = images.size <= QUICK.pixels
     return timed(answer() if is_quick else await asyncio.to_thread(answer), coded)
@@ -121,73 +111,7 @@ async def decompress(
         return parse_payload(body, content_type)
 
     payload, deadline = await read(request, parse)
-    opening = partial(_opened, service.coder, payload, index)
-    is_quick = len(payload) <= QUICK.body_bytes and not is_archive(payload)  # whose names may be many
-    header, place = opening() if is_quick else await asyncio.to_thread(opening)
-    _check_model(service.coder, header, expected)
-    _check_size(header, place, service.limits)
-    check_sheet(header.count if place is None else 1, chosen)
-    try:
-        decoded = await service.unless_departed(request, service.coder.decompress(header, place, deadline))
-    except PayloadError as error:
-        raise Problem(Kind.MALFORMED, f"the payload: {error}") from error
+    opened = await tasks.open_payload(service, payload, index, expected)
+    check_sheet(opened.count, chosen)
+    decoded = await tasks.decompress(service, request, opened, deadline)
     return timed(await answer_images(decoded.model, decoded.found, chosen), decoded)
-
-
-def _opened(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int | None]:
-    """Return the header of a payload, or of the one in an archive that `index` is in, and the place there."""
-    try:
-        if is_archive(data):
-            return _opened_archive(coder, data, index)
-        header = parsed(data, coder.find)
-    except ArchiveTooLargeError as error:
-        raise Problem(Kind.TOO_LARGE, str(error)) from error
-    except UnknownModelError as error:
-        loaded = coder.loaded
-        raise Problem(
-            Kind.OTHER_MODEL, f"the payload was {error}; loaded are {loaded}", limit=loaded
-        ) from error
-    except PayloadError as error:
-        raise Problem(Kind.MALFORMED, f"the payload: {error}") from error
-    if index is not None and index >= header.count:
-        raise _outside(index, header.count)
-    return header, index
-
-
-def _opened_archive(coder: Coder, data: bytes, index: int | None) -> tuple[Header, int | None]:
-    archive = opened(data, MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES)
-    if index is not None:
-        place = index
-        for names, payload in zip(archive.names, archive.payloads, strict=True):
-            if place < len(names):
-                return header_of(payload, names, coder.find), place
-            place -= len(names)
-        raise _outside(index, index - place)
-    if len(archive.payloads) != 1:
-        detail = f"an archive of {len(archive.payloads)} payloads; without index, one is read at a time"
-        raise Problem(Kind.INVALID, detail, value=len(archive.payloads), limit=1)
-    return header_of(archive.payloads[0], archive.names[0], coder.find), None
-
-
-def _outside(index: int, count: int) -> Problem:
-    return Problem(
-        Kind.INVALID, f"index is {index}; the payload has {count} images", value=index, limit=count
-    )
-
-
-def _check_model(coder: Coder, header: Header, expected: str | None) -> None:
-    if expected is not None and header.model is not None and not coder.has(expected, header.model):
-        actual = coder.id_of(header.model)
-        detail = f"the payload is of model {actual}, not of {expected}"
-        raise Problem(Kind.OTHER_MODEL, detail, value=actual, limit=expected)
-
-
-def _check_size(header: Header, index: int | None, limits: Limits) -> None:
-    """Raise Problem before anything of a declared size is allocated."""
-    if index is None and header.count > limits.images:
-        detail = f"{header.count} images; the limit is {limits.images} a request, or one with index"
-        raise Problem(Kind.TOO_LARGE, detail, value=header.count, limit=limits.images)
-    size = bytes_of(header, index)
-    if size > limits.decoded_bytes:
-        detail = f"the images decode to {size} bytes; the limit is {limits.decoded_bytes}"
-        raise Problem(Kind.TOO_LARGE, detail, value=size, limit=limits.decoded_bytes)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import openapi
+from app import openapi, tasks
 from app.errors import Kind, Problem
 from app.negotiation import IMAGE_FORMATS, ImageChunk, stream_images
-from app.operations import ModelTask, Operation
 from app.routes.common import (
     FormatParameter,
     ModelParameter,
@@ -23,10 +20,9 @@ from app.routes.common import (
     format_of,
     service_of,
 )
-from app.service import Work
-from models.bundle import Bundle
+from app.tasks import Draw
 from models.noise import MAX_SEED
-from models.priors import Prior, sample_latents
+from models.priors import Prior
 
 router = APIRouter(route_class=StrictRoute)
 RANDOM_SEED_BITS = 32
@@ -65,30 +61,13 @@ async def sample(
         raise Problem(Kind.INVALID, f"n is {count}; the limit is {limit}", value=count, limit=limit)
     check_sheet(count, chosen)
     seed = secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
-    parts = _parts(request, bundle, prior, seed, offset, count, temperature)
+    parts = tasks.samples(service, request, bundle, Draw(prior, seed, offset, count, temperature))
     first = await anext(parts)  # a fault before the first image is an ordinary problem document
     channels, height, width = bundle.config.input.shape
     extra = {"seed": seed}
     response = stream_images(bundle.id, count, (height, width, channels), _chain(first, parts), chosen, extra)
     response.headers["X-Seed"] = str(seed)
     return response
-
-
-async def _parts(
-    request: Request, bundle: Bundle, prior: Prior, seed: int, offset: int, count: int, temperature: float
-) -> AsyncGenerator[ImageChunk]:
-    """Yield the images in parts of a batch, each computed once the one before it is sent."""
-    service, task = service_of(request), ModelTask(bundle.id, Operation.DECODE)
-    part = min(service.batcher.max_batch, service.settings.max_queued_images)
-    for start in range(offset, offset + count, part):
-        size = min(part, offset + count - start)
-        draw = partial(sample_latents, bundle.latents, prior, seed=seed, temperature=temperature)
-        work = Work(await asyncio.to_thread(draw, offset=start, count=size), service.deadline())
-        if start == offset:  # meets admission like any request, and the watch for its client's departure
-            answer = await service.compute(request, task, work)
-        else:
-            answer = await service.batcher.submit_when_room(task, work.rows, work.deadline)
-        yield ImageChunk(answer.arrays[0], work.rows)
 
 
 async def _chain(first: ImageChunk, rest: AsyncGenerator[ImageChunk]) -> AsyncGenerator[ImageChunk]:

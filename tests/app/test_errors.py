@@ -51,6 +51,9 @@ def ask(app: FastAPI, url: str, method: str = "GET") -> httpx.Response:
     return asyncio.run(send())
 
 
+PATH = "/encode"
+
+
 class TestKinds:
     def test_table(self) -> None:
         assert {(kind.status, kind.slug) for kind in Kind} == {
@@ -75,12 +78,12 @@ class TestKinds:
 
     @pytest.mark.parametrize("kind", Kind)
     def test_retry_after_goes_with_what_passes_by_itself(self, kind: Kind) -> None:
-        response = answer(Problem(kind, "later", retry_after_seconds=1.2))
+        response = answer(Problem(kind, "later", retry_after_seconds=1.2), PATH)
         expected = "2" if kind in (Kind.OVERLOADED, Kind.NOT_READY) else None
         assert response.headers.get("retry-after") == expected
 
     def test_retry_after_is_at_least_a_second(self) -> None:
-        response = answer(Problem(Kind.OVERLOADED, "full", retry_after_seconds=0))
+        response = answer(Problem(Kind.OVERLOADED, "full", retry_after_seconds=0), PATH)
         assert response.headers["retry-after"] == "1"
 
 
@@ -92,7 +95,7 @@ class TestDocument:
             value=70000001,
             limit=67108864,
         )
-        response = answer(problem)
+        response = answer(problem, PATH)
         assert response.status_code == 413
         assert response.headers["content-type"] == "application/problem+json"
         assert response.body == (
@@ -102,7 +105,7 @@ class TestDocument:
         )
 
     def test_value_and_limit_are_left_out_where_there_are_none(self) -> None:
-        assert orjson.loads(answer(Problem(Kind.DEADLINE, "too late")).body) == {
+        assert orjson.loads(answer(Problem(Kind.DEADLINE, "too late"), PATH).body) == {
             "type": "urn:vaeserve:problem:deadline",
             "title": "The deadline passed",
             "status": 504,
@@ -110,16 +113,24 @@ class TestDocument:
         }
 
     def test_false_and_zero_are_values(self) -> None:
-        document = orjson.loads(answer(Problem(Kind.INVALID, "n is 0", value=0, limit=False)).body)
+        document = orjson.loads(answer(Problem(Kind.INVALID, "n is 0", value=0, limit=False), PATH).body)
         assert (document["value"], document["limit"]) == (0, False)
 
     def test_detail_is_shortened(self) -> None:
-        document = orjson.loads(answer(Problem(Kind.INVALID, "x" * 5000)).body)
+        document = orjson.loads(answer(Problem(Kind.INVALID, "x" * 5000), PATH).body)
         assert document["detail"] == "x" * 999 + "…"
 
     def test_lone_surrogates_do_not_break_the_document(self) -> None:
-        document = orjson.loads(answer(Problem(Kind.INVALID, "\ud800", value="\udfff")).body)
+        document = orjson.loads(answer(Problem(Kind.INVALID, "\ud800", value="\udfff"), PATH).body)
         assert (document["detail"], document["value"]) == ("?", "?")
+
+    def test_the_inference_protocol_has_a_form_of_its_own(self) -> None:
+        response = answer(
+            Problem(Kind.OVERLOADED, "8200 images; the limit is 8192"), "/v2/models/encode/infer"
+        )
+        assert (response.status_code, response.headers["content-type"]) == (429, "application/json")
+        assert response.headers["retry-after"] == "1"
+        assert response.body == b'{"error":"8200 images; the limit is 8192"}'
 
 
 class TestEcho:

@@ -138,16 +138,6 @@ class TestReadBody:
         assert told == [3, 2]
         assert next(parts) == b"!"
 
-    def test_compressed(self) -> None:
-        problem, taken = self.read([b"hello"], {"Content-Encoding": "gzip"})
-        assert taken == 0
-        assert isinstance(problem, Problem)
-        assert problem.kind is Kind.UNSUPPORTED_MEDIA_TYPE
-        assert problem.detail == "Content-Encoding is gzip; supported is identity"
-
-    def test_identity_encoding_is_no_compression(self) -> None:
-        assert self.read([b"hello"], {"Content-Encoding": "Identity"}) == (b"hello", 1)
-
 
 class TestImages:
     @pytest.mark.parametrize("media_type", ["image/png", "image/jpeg", "image/webp"])

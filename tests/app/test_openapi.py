@@ -60,9 +60,24 @@ def test_a_request_s_example_gets_the_answer_that_is_described(
     )
 
 
-@pytest.mark.parametrize("path", ["/sample", "/models", "/models/grey", "/health/live", "/health/ready"])
-def test_a_get_s_answer_is_as_described(client: httpx.Client, document: dict[str, Any], path: str) -> None:
-    route = path.replace("grey", "{id}")
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/sample",
+        "/models",
+        "/models/{id}",
+        "/health/live",
+        "/health/ready",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{name}",
+        "/v2/models/{name}/ready",
+        "/v2/models/{name}/config",
+    ],
+)
+def test_a_get_s_answer_is_as_described(client: httpx.Client, document: dict[str, Any], route: str) -> None:
+    path = route.format(id="grey", name="grey.sample")
     schema = operation(document, route)["responses"]["200"]["content"]["application/json"]["schema"]
     validate(client.get(path).json(), schema, document)
 
@@ -135,6 +150,6 @@ def test_no_description_of_another_error_format_is_left(document: dict[str, Any]
 
 def test_every_route_that_refuses_unknown_parameters_says_so(document: dict[str, Any]) -> None:
     strict = [route for router in ROUTERS for route in router.routes if isinstance(route, StrictRoute)]
-    assert len(strict) == 9
+    assert len(strict) == 21
     for route in strict:
         assert "422" in operation(document, route.path)["responses"], route.path

@@ -229,7 +229,7 @@ def test_an_archive_that_names_other_images_than_it_has_is_refused(
 def test_archives_of_too_much_are_refused(
     client: httpx.Client, codec: CodecModel, limit: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"app.routes.payloads.{limit}", 1)
+    monkeypatch.setattr(f"app.tasks.{limit}", 1)
     archive = pack([*in_place(pictures(GREY, 1)), *in_place(noise(1, 3, 5, 7))], ["a", "b"], codec)
     problem(decompressed(client, archive, index=0), 413, "too-large", what)
 

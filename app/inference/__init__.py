@@ -1,0 +1,22 @@
+"""The Open Inference Protocol, version 2, with the binary tensor extension: what Triton's clients speak.
+
+JSON, then raw tensors ─► arrays and parameters ─► app.tasks ─► arrays ─► JSON, then raw tensors
+
+A model of the protocol is an operation of a bundle, such as `fashion-mnist.encode`.
+"""
+
+from app.inference.calls import Asked, Outcome
+from app.inference.messages import Inference, parse_inference, written
+from app.inference.models import VERSION, InferenceModel, find_model, models_of
+
+__all__ = [
+    "VERSION",
+    "Asked",
+    "Inference",
+    "InferenceModel",
+    "Outcome",
+    "find_model",
+    "models_of",
+    "parse_inference",
+    "written",
+]

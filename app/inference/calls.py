@@ -1,0 +1,277 @@
+"""What each operation takes and gives as tensors, and how its tensors become an answer.
+
+`prepare` turns inputs and parameters into what `run` computes from, off the event loop where there is much.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from starlette.requests import Request
+
+from app import tasks
+from app.errors import Kind, Problem
+from app.inference.messages import Signature
+from app.inference.tensors import Datatype, Tensor, Value
+from app.negotiation import Limits, as_one_array, checked_images, checked_latents, conform, decoded_images
+from app.operations import SCORES, ModelTask, Operation
+from app.service import Service, Work
+from codec.encoding import Effort, Manner
+from codec.lossy import BEST_QUALITY
+from codec.payload import LARGEST_ERROR
+from models.bundle import Bundle
+from models.config import Strict
+from models.images import Fit
+from models.noise import MAX_SEED
+from models.priors import Prior
+
+RANDOM_SEED_BITS = 32
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class NoParameters(Strict):
+    """The parameters of a model without any."""
+
+
+class Fitted(Strict):
+    """How images of another size than the model's are brought to it; refused if absent."""
+
+    fit: Fit | None = None
+
+
+class Scored(Fitted):
+    """K, latent samples an image."""
+
+    samples: int = Field(default=16, ge=1)
+
+
+class Drawn(Strict):
+    """Which samples of which prior; a random seed if absent."""
+
+    seed: Seed | None = None
+    offset: Seed = 0
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    prior: Prior = "aggregated"
+
+
+class Compressed(Strict):
+    """How to compress, and how much may be lost, said in one way at most."""
+
+    effort: Effort = "best"
+    max_error: int = Field(default=0, ge=0, le=LARGEST_ERROR)
+    quality: int | None = Field(default=None, ge=1, le=BEST_QUALITY)
+    target_bytes: int | None = Field(default=None, ge=1)
+
+
+class Decompressed(Strict):
+    """The number, from 0, of the one image to read out of a payload."""
+
+    index: int | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose inputs were read: `given` is what the operation's `prepare` made of them."""
+
+    service: Service
+    request: Request
+    bundle: Bundle
+    given: Any
+    parameters: Any
+    deadline: float
+
+    @property
+    def work(self) -> Work:
+        """Rows to compute."""
+        return Work(self.given, self.deadline)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outputs by name, and where the time went."""
+
+    values: Mapping[str, Value]
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation: its tensors for a bundle, its parameters, and how it is computed.
+
+    A batched one has as many rows in every output as in its input.
+    """
+
+    signature: Callable[[Bundle], Signature]
+    parameters: type[Strict]
+    prepare: Callable[[Mapping[str, Value], Any, Bundle, Limits], Any]
+    run: Callable[[Asked], Awaitable[Outcome]]
+    is_batched: bool = True
+
+
+def _images_in(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    return Tensor("images", Datatype.UINT8, shape), Tensor("images", Datatype.BYTES, (-1,))
+
+
+def _shape(bundle: Bundle) -> tuple[int, ...]:
+    channels, height, width = bundle.config.input.shape
+    return -1, height, width, channels
+
+
+ANY_IMAGES = (-1, -1, -1, -1)
+
+
+def _encode_signature(bundle: Bundle) -> Signature:
+    vectors = (-1, bundle.config.latent_dim)
+    outputs = (Tensor("mu", Datatype.FP32, vectors), Tensor("logvar", Datatype.FP32, vectors))
+    return Signature(_images_in(_shape(bundle)), outputs)
+
+
+def _decode_signature(bundle: Bundle) -> Signature:
+    z = Tensor("z", Datatype.FP32, (-1, bundle.config.latent_dim))
+    return Signature((z,), (Tensor("images", Datatype.UINT8, _shape(bundle)),))
+
+
+def _reconstruct_signature(bundle: Bundle) -> Signature:
+    return Signature(_images_in(_shape(bundle)), (Tensor("images", Datatype.UINT8, _shape(bundle)),))
+
+
+def _score_signature(bundle: Bundle) -> Signature:
+    outputs = tuple(Tensor(name, Datatype.FP32, (-1,)) for name in (*SCORES, "bits_per_dim"))
+    return Signature(_images_in(_shape(bundle)), outputs)
+
+
+def _sample_signature(bundle: Bundle) -> Signature:
+    outputs = (
+        Tensor("images", Datatype.UINT8, _shape(bundle)),
+        Tensor("latents", Datatype.FP32, (-1, bundle.config.latent_dim)),
+        Tensor("seed", Datatype.UINT64, (1,)),
+    )
+    return Signature((Tensor("n", Datatype.INT64, (1,)),), outputs)
+
+
+def _compress_signature(_: Bundle) -> Signature:
+    outputs = (
+        Tensor("payload", Datatype.BYTES, (1,)),
+        Tensor("original_bytes", Datatype.INT64, (1,)),
+        Tensor("compressed_bytes", Datatype.INT64, (1,)),
+        Tensor("bits_per_dim", Datatype.FP32, (1,)),
+    )
+    return Signature(_images_in(ANY_IMAGES), outputs)
+
+
+def _decompress_signature(_: Bundle) -> Signature:
+    payload = Tensor("payload", Datatype.BYTES, (1,))
+    return Signature((payload,), (Tensor("images", Datatype.UINT8, ANY_IMAGES),))
+
+
+def _images(inputs: Mapping[str, Value], fitted: Fitted, bundle: Bundle, limits: Limits) -> np.ndarray:
+    given = inputs["images"]
+    images = decoded_images(given, limits) if isinstance(given, list) else checked_images(given, limits)
+    return conform(images, bundle.config.input.shape, fitted.fit)
+
+
+def _pictures(inputs: Mapping[str, Value], _: Compressed, bundle: Bundle, limits: Limits) -> np.ndarray:
+    given = inputs["images"]
+    if isinstance(given, list):
+        return as_one_array(decoded_images(given, limits, keep_alpha=True))
+    return checked_images(given, limits, keep_alpha=True)
+
+
+def _latents(inputs: Mapping[str, Value], _: NoParameters, bundle: Bundle, limits: Limits) -> np.ndarray:
+    latents = inputs["z"]
+    assert isinstance(latents, np.ndarray)
+    return checked_latents(latents, bundle.config.latent_dim, limits)
+
+
+def _count(inputs: Mapping[str, Value], _: Drawn, bundle: Bundle, limits: Limits) -> int:
+    count = _only(inputs["n"], "n")
+    if count < 1:
+        raise Problem(Kind.INVALID, f"n is {count}; at least 1 is needed", value=int(count), limit=1)
+    if count > limits.images:
+        detail = f"n is {count}; the limit is {limits.images} a request, and more of GET /sample"
+        raise Problem(Kind.TOO_LARGE, detail, value=int(count), limit=limits.images)
+    return int(count)
+
+
+def _payload(inputs: Mapping[str, Value], _: Decompressed, bundle: Bundle, limits: Limits) -> bytes:
+    payload: bytes = _only(inputs["payload"], "payload")
+    return payload
+
+
+def _only(value: Value, name: str) -> Any:
+    if len(value) != 1 or (isinstance(value, np.ndarray) and value.ndim != 1):
+        detail = f"input {name} has shape {list(np.shape(value))}; expected [1]"
+        raise Problem(Kind.INVALID, detail, value=list(np.shape(value)), limit=[1])
+    return value[0]
+
+
+async def _encode(asked: Asked) -> Outcome:
+    task = ModelTask(asked.bundle.id, Operation.ENCODE)
+    answer = await asked.service.compute(asked.request, task, asked.work)
+    mu, logvar = answer.arrays
+    return Outcome({"mu": mu, "logvar": logvar}, answer.queue_seconds, answer.compute_seconds)
+
+
+def _imaging(operation: Operation) -> Callable[[Asked], Awaitable[Outcome]]:
+    async def run(asked: Asked) -> Outcome:
+        answer = await asked.service.compute(asked.request, ModelTask(asked.bundle.id, operation), asked.work)
+        return Outcome({"images": answer.arrays[0]}, answer.queue_seconds, answer.compute_seconds)
+
+    return run
+
+
+async def _score(asked: Asked) -> Outcome:
+    samples = asked.parameters.samples
+    tasks.check_score_samples(asked.service, samples)
+    scores = await tasks.score(asked.service, asked.request, asked.bundle, asked.work, samples)
+    return Outcome(scores.figures, scores.queue_seconds, scores.compute_seconds)
+
+
+async def _sample(asked: Asked) -> Outcome:
+    drawn: Drawn = asked.parameters
+    seed = secrets.randbits(RANDOM_SEED_BITS) if drawn.seed is None else drawn.seed
+    draw = tasks.Draw(drawn.prior, seed, drawn.offset, asked.given, drawn.temperature)
+    async with aclosing(tasks.samples(asked.service, asked.request, asked.bundle, draw)) as chunks:
+        parts = [chunk async for chunk in chunks]
+    images = np.concatenate([part.images for part in parts])
+    latents = np.concatenate([part.latents for part in parts if part.latents is not None])
+    return Outcome({"images": images, "latents": latents, "seed": np.array([seed], np.uint64)})
+
+
+async def _compress(asked: Asked) -> Outcome:
+    parameters: Compressed = asked.parameters
+    manner = Manner(parameters.effort, parameters.max_error, parameters.quality, parameters.target_bytes)
+    coded = await tasks.compress(asked.service, asked.request, asked.bundle, asked.work, manner)
+    original, compressed = asked.given.size, len(coded.found)
+    values: dict[str, Value] = {
+        "payload": [coded.found],
+        "original_bytes": np.array([original], np.int64),
+        "compressed_bytes": np.array([compressed], np.int64),
+        "bits_per_dim": np.array([8 * compressed / original], np.float32),
+    }
+    return Outcome(values, coded.queue_seconds, coded.compute_seconds)
+
+
+async def _decompress(asked: Asked) -> Outcome:
+    index = asked.parameters.index
+    payload = await tasks.open_payload(asked.service, asked.given, index, asked.bundle.id)
+    decoded = await tasks.decompress(asked.service, asked.request, payload, asked.deadline)
+    return Outcome({"images": decoded.found}, decoded.queue_seconds, decoded.compute_seconds)
+
+
+CALLS = {
+    "encode": Call(_encode_signature, Fitted, _images, _encode),
+    "decode": Call(_decode_signature, NoParameters, _latents, _imaging(Operation.DECODE)),
+    "reconstruct": Call(_reconstruct_signature, Fitted, _images, _imaging(Operation.RECONSTRUCT)),
+    "score": Call(_score_signature, Scored, _images, _score),
+    "sample": Call(_sample_signature, Drawn, _count, _sample, is_batched=False),
+    "compress": Call(_compress_signature, Compressed, _pictures, _compress, is_batched=False),
+    "decompress": Call(_decompress_signature, Decompressed, _payload, _decompress, is_batched=False),
+}

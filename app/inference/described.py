@@ -1,0 +1,172 @@
+"""What the OpenAPI document says of /v2. Each constant is the keyword arguments of a route's decorator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from app.errors import Kind
+
+Scalar = bool | int | float | str
+
+
+class InferenceError(BaseModel):
+    """What went wrong, in words."""
+
+    error: str
+
+
+class ServerMetadata(BaseModel):
+    """The server and the extensions of the protocol that it has."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    live: Literal[True]
+
+
+class Ready(BaseModel):
+    """Requests are taken, of one model where it has a name."""
+
+    ready: Literal[True]
+    name: str | None = None
+
+
+class TensorMetadata(BaseModel):
+    """A tensor; -1 in its shape is any length."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    """A tensor in Triton's model configuration: without the axis of a batch where there is one."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfig(BaseModel):
+    """Triton's model configuration, as far as it has a meaning here."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: dict[str, Any]
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+    instance_group: list[dict[str, Any]]
+    dynamic_batching: dict[str, Any]
+    parameters: dict[str, dict[str, str]]
+
+
+class RepositoryEntry(BaseModel):
+    """A model that is loaded."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class RequestTensor(BaseModel):
+    """An input: with its elements, or the number of its bytes after the JSON document."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any] | None = Field(default=None, description="flat or nested; BYTES in base64")
+    parameters: dict[str, Scalar] | None = None
+
+
+class RequestedOutput(BaseModel):
+    """An output that is wanted."""
+
+    name: str
+    parameters: dict[str, Scalar] | None = None
+
+
+class InferenceRequest(BaseModel):
+    """Inputs, parameters of the model, and the outputs that are wanted: all if absent."""
+
+    id: str | None = None
+    parameters: dict[str, Scalar] | None = None
+    inputs: list[RequestTensor]
+    outputs: list[RequestedOutput] | None = None
+
+
+class ResponseTensor(RequestTensor):
+    """An output: with its elements, or the number of its bytes after the JSON document."""
+
+
+class InferenceResponse(BaseModel):
+    """A model's outputs."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[ResponseTensor]
+
+
+_UNKNOWN = (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY)
+_INFER = (
+    Kind.MALFORMED,
+    *_UNKNOWN,
+    Kind.OTHER_MODEL,
+    Kind.TOO_LARGE,
+    Kind.UNSUPPORTED_MEDIA_TYPE,
+    Kind.OVERLOADED,
+    Kind.INTERNAL,
+    Kind.DEVICE_FAULT,
+    Kind.DEADLINE,
+)
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def _route(answer: Any, kinds: Sequence[Kind]) -> dict[str, Any]:
+    titles: dict[int, list[str]] = {}
+    for kind in kinds:
+        titles.setdefault(kind.status, []).append(kind.title)
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": InferenceError, "description": ", or ".join(found)}
+        for status, found in titles.items()
+    }
+    return {"response_class": Response, "responses": {200: {"model": answer}, **problems}}
+
+
+SERVER = _route(ServerMetadata, (Kind.INVALID,))
+LIVE = _route(Live, (Kind.INVALID, Kind.DEVICE_FAULT))
+READY = _route(Ready, (Kind.INVALID, Kind.NOT_READY))
+MODEL_READY = _route(Ready, _UNKNOWN)
+INDEX = _route(list[RepositoryEntry], (Kind.INVALID, Kind.NOT_READY))
+METADATA = _route(ModelMetadata, _UNKNOWN)
+CONFIG = _route(ModelConfig, _UNKNOWN)
+INFER = _route(InferenceResponse, _INFER)
+INFER["responses"][200]["content"] = _BINARY
+INFER["openapi_extra"] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": InferenceRequest.model_json_schema()}, **_BINARY},
+    }
+}

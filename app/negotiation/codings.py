@@ -1,0 +1,79 @@
+"""Content-Encoding of bodies, gzip or deflate: undone within limits, and done where a client accepts it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import Callable
+
+from starlette.requests import Request
+
+from app.errors import Kind, Problem, echo
+
+# The window bits that zlib knows each by. HTTP's deflate is zlib's format, not the bare stream.
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+_PIECE_BYTES = 1 << 20  # made at once, so that what is held is known before there is more
+_LEAST_BYTES = 1 << 10  # of an answer; a packet takes as long whatever is in it
+_REFUSED = re.compile(r"q=0(\.0{0,3})?")
+_LEVEL = 1  # floats and pixels hardly become smaller with more
+
+
+def content_coding(request: Request) -> str | None:
+    """Return how a request's body is coded, None for not at all; raise Problem for a coding not known."""
+    coding: str = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding == "identity":
+        return None
+    if coding not in _WINDOW_BITS:
+        supported = ", ".join(("identity", *_WINDOW_BITS))
+        detail = f"Content-Encoding is {echo(coding)}; supported are {supported}"
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=coding, limit=supported)
+    return coding
+
+
+async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
+    """Undo a coding piece by piece, telling `admit` of the bytes of each.
+
+    Raises Problem for a damaged body, and for more than `max_bytes` in it.
+    """
+    inflating = zlib.decompressobj(_WINDOW_BITS[coding])
+    rest, whole = body, bytearray()
+    while not inflating.eof:
+        try:
+            piece = await asyncio.to_thread(inflating.decompress, rest, _PIECE_BYTES)
+        except zlib.error as error:
+            raise Problem(Kind.MALFORMED, f"the body is not {coding}: {error}") from error
+        rest = inflating.unconsumed_tail
+        if not piece and not rest and not inflating.eof:
+            raise Problem(Kind.MALFORMED, f"the body is not {coding}: it ends early", value=len(body))
+        admit(len(piece))
+        whole += piece
+        if len(whole) > max_bytes:
+            detail = f"the body inflates to {len(whole)} bytes or more; the limit is {max_bytes}"
+            raise Problem(Kind.TOO_LARGE, detail, value=len(whole), limit=max_bytes)
+    if inflating.unused_data:
+        detail = f"{len(inflating.unused_data)} bytes after the end of the {coding} body"
+        raise Problem(Kind.MALFORMED, detail, value=len(inflating.unused_data))
+    return bytes(whole)
+
+
+def accepted_coding(request: Request) -> str | None:
+    """Return the coding of an answer that the client names as accepted, None for none."""
+    accepted = {
+        name.strip().lower()
+        for element in ",".join(request.headers.getlist("accept-encoding")).split(",")
+        for name, _, weight in (element.partition(";"),)
+        if not _REFUSED.fullmatch(weight.strip())
+    }
+    return next((coding for coding in _WINDOW_BITS if coding in accepted), None)
+
+
+def deflated(body: bytes, coding: str) -> bytes:
+    """Code an answer."""
+    deflating = zlib.compressobj(_LEVEL, wbits=_WINDOW_BITS[coding])
+    return deflating.compress(body) + deflating.flush()
+
+
+def is_worth_coding(body: bytes) -> bool:
+    """Whether an answer is long enough to become shorter in a way that matters."""
+    return len(body) >= _LEAST_BYTES
