@@ -1,7 +1,8 @@
-"""A contender as a process group of its own: started, awaited, measured, and ended whatever happens."""
+"""A contender and all it starts: awaited, measured, kept still while others are, ended whatever happens."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 LOG_CHARACTERS = 2000
+MARK = "VAESERVE_BENCHMARK"  # in the environment of a process and of all it starts
+_numbers = itertools.count()
 
 
 class BenchmarkError(Exception):
@@ -26,14 +29,32 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Process:
-    """A process that leads its own group; `popen` has pipes where it was started with them."""
+    """A process and what it starts; `popen` has pipes where it was started with them."""
 
     popen: subprocess.Popen[str]
     log: Path
+    mark: str
 
     def cpu_seconds(self) -> float:
-        """Return the user and system time of the group's living processes, all threads included."""
-        return group_cpu_seconds(self.popen.pid)
+        """Return the user and system time of those that live, all threads included."""
+        ticks = 0
+        for pid in marked(self.mark):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                ticks += cpu_ticks(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+        return ticks / TICKS_PER_SECOND
+
+    def pause(self) -> None:
+        """Keep all of them from running."""
+        signal_all(self.mark, signal.SIGSTOP)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let them run within the block alone."""
+        signal_all(self.mark, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.pause()
 
     def raise_if_ended(self) -> None:
         """Raise BenchmarkError with the end of the log where the process is no more."""
@@ -51,11 +72,12 @@ def started(
     cpus: str | None = None,
     has_pipes: bool = False,
 ) -> Iterator[Process]:
-    """Run a command until the block is left; then end its group, first asked and then killed."""
+    """Run a command until the block is left; then end all it started, first asked and then killed."""
+    mark = f"{os.getpid()}-{next(_numbers)}"
     with log.open("wb") as file:
         popen = subprocess.Popen(
             pinned(command, cpus),
-            env=environment,
+            env={**environment, MARK: mark},
             stdin=subprocess.PIPE if has_pipes else subprocess.DEVNULL,
             stdout=subprocess.PIPE if has_pipes else file,
             stderr=file,
@@ -63,9 +85,9 @@ def started(
             start_new_session=True,
         )
         try:
-            yield Process(popen, log)
+            yield Process(popen, log, mark)
         finally:
-            _end_group(popen)
+            _end(popen, mark)
 
 
 def pinned(command: Sequence[str], cpus: str | None) -> list[str]:
@@ -92,22 +114,31 @@ def free_port() -> int:
         return port
 
 
-def group_cpu_seconds(group: int) -> float:
-    """Return the user and system time of a process group's living processes."""
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            ticks += cpu_ticks(path.read_text(errors="replace"), group)
-    return ticks / TICKS_PER_SECOND
+def marked(mark: str) -> list[int]:
+    """Return the processes whose environment has a mark."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended meanwhile, or is another user's
+            if wanted in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
-def cpu_ticks(stat: str, group: int) -> int:
-    """Return utime + stime of a line of /proc/<pid>/stat; 0 where it is of another process group."""
+def signal_all(mark: str, number: signal.Signals) -> None:
+    """Send a signal to every process that has a mark."""
+    for pid in marked(mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def cpu_ticks(stat: str) -> int:
+    """Return utime + stime of a line of /proc/<pid>/stat."""
     fields = stat.rpartition(")")[2].split()  # the name before it may have spaces
-    return int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
+    return int(fields[11]) + int(fields[12])
 
 
-def _end_group(popen: subprocess.Popen[str]) -> None:
+def _end(popen: subprocess.Popen[str], mark: str) -> None:
+    signal_all(mark, signal.SIGCONT)
     with suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGTERM)
     try:
@@ -115,8 +146,7 @@ def _end_group(popen: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         pass
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(popen.pid, signal.SIGKILL)  # a stubborn leader, and whom it left behind
+        signal_all(mark, signal.SIGKILL)  # a stubborn leader, and whom it left behind
         popen.wait()
         for pipe in (popen.stdin, popen.stdout):
             if pipe is not None:

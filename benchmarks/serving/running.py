@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -145,14 +145,20 @@ class RunningLoop:
 
 @contextmanager
 def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
-    """Start every contender and give what there is to measure; all are ended when the block is left."""
+    """Start every contender and give what there is to measure; all are ended when the block is left.
+
+    One runs at a time: what the others do by themselves, heartbeats and dashboards, would slow it down.
+    """
     bundle = load_bundle(bundle_path(setup.bundle))
     material = material_of(bundle, SAMPLES, SAMPLE_SEED)
     taking_part = [server for server in SERVERS if server.can_run()]
     workloads = dict.fromkeys(workload for server in taking_part for workload in server.paths)
     posts = [write_posts(workload, material, setup.folder) for workload in workloads]
     with ExitStack() as stack:
-        servers = [stack.enter_context(started_server(server, setup)) for server in taking_part]
+        servers: list[RunningServer] = []
+        for server in taking_part:
+            servers.append(stack.enter_context(started_server(server, setup)))
+            servers[-1].process.pause()
         loop = stack.enter_context(started_loop(setup))
         yield [_measured(comparison, posts, servers, loop, material.posterior) for comparison in COMPARISONS]
 
@@ -165,7 +171,7 @@ def _measured(
     posterior: Arrays,
 ) -> Measured:
     cases = [
-        running.case(post)
+        _alone(running.case(post), running.process)
         for post in posts
         if post.workload in comparison.workloads
         for running in servers
@@ -176,6 +182,20 @@ def _measured(
     return Measured(
         comparison.title, cases, [by_name[name] for name in comparison.references if name in by_name]
     )
+
+
+def _alone(case: Case, process: Process) -> Case:
+    """Return a case whose process runs while it is measured or checked, and no longer."""
+
+    def measure(seconds: int) -> Sample:
+        with process.awake():
+            return case.measure(seconds)
+
+    def check() -> None:
+        with process.awake():
+            case.check()
+
+    return replace(case, measure=measure, check=check)
 
 
 def write_posts(workload: Workload, material: Material, folder: Path) -> Posts:

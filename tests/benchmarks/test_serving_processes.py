@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
+from benchmarks.serving.processes import BenchmarkError, free_port, marked, started, wait_until_ready
+from tests.waiting import eventually
 
-# A leader that refuses to go when asked, with a child of its own; it says the child's number and waits.
+# Refuses to go when asked, and has a child in a session of its own; it says the child's number and waits.
 STUBBORN = """
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
 print(child.pid, flush=True)
 while True:
     signal.pause()
@@ -24,7 +25,9 @@ HTTPServer(("127.0.0.1", {port}), SimpleHTTPRequestHandler).serve_forever()
 """
 
 
-def test_a_failure_in_the_block_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_the_block_ends_what_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("benchmarks.serving.processes.STOP_SECONDS", 0.1)
     command = [sys.executable, "-c", STUBBORN]
     ends = []
@@ -66,3 +69,20 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
         pytest.raises(BenchmarkError, match=r"^peer was not ready after 0\.1 s at http://127\.0\.0\.1"),
     ):
         wait_until_ready(process, f"http://127.0.0.1:{free_port()}/", timeout_seconds=0.1)
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_paused_process_runs_within_a_block_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STUBBORN.replace("SIG_IGN", "SIG_DFL")]
+    with started(command, log=tmp_path / "log", environment=os.environ, has_pipes=True) as process:
+        assert process.popen.stdout is not None
+        pids = [process.popen.pid, int(process.popen.stdout.readline())]
+        assert sorted(marked(process.mark)) == sorted(pids)
+        process.pause()
+        eventually(lambda: {state(pid) for pid in pids} == {"T"})
+        with process.awake():
+            eventually(lambda: "T" not in {state(pid) for pid in pids})
+        eventually(lambda: {state(pid) for pid in pids} == {"T"})
