@@ -17,7 +17,8 @@ check: .venv/dev ## lint, formatting, types, container files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cpu.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cpu.yml \
+	    deploy/monitoring.yml
 
 format: .venv/dev ## put lint and formatting right where that is mechanical
 	$(BIN)/ruff check --fix .

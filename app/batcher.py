@@ -111,6 +111,7 @@ class Batcher:
         self._engine, self._metrics = engine, metrics
         self.max_batch, self._max_queued_images = max_batch, max_queued_images
         self._max_queued_bytes = max_queued_bytes
+        metrics.max_queued_images.set(max_queued_images)
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
         self._queued_images = self._queued_bytes = self._running_images = 0
@@ -322,7 +323,7 @@ class Batcher:
         self._call(self._deliver, batch, outputs, seconds)
 
     def _measure(self, batch: Batch, seconds: float) -> None:
-        self._metrics.images.labels(batch.task.model, batch.task.operation).inc(batch.images)
+        self._metrics.images[batch.task.model, batch.task.operation].inc(batch.images)
         self._metrics.batch_images.observe(batch.images)
         self._metrics.compute_seconds.observe(seconds)
         rate = batch.images / max(seconds, 1e-6)

@@ -29,7 +29,8 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.engine import build_engine
-from app.metrics import FOLDER_VARIABLE, Metrics
+from app.metrics import Metrics
+from app.processes import FOLDER_VARIABLE, note_process
 from app.remote import EngineServer
 from app.server import Server, log_as, serve
 from app.service import (
@@ -43,9 +44,10 @@ from app.service import (
 from app.settings import Settings
 
 log = logging.getLogger("vaeserve")
-ENGINE, FRONT_END = "engine", "front-end"
+ENGINE, FRONT_END, SUPERVISOR = "engine", "front-end", "supervisor"
 BACKLOG = 2048
 POLL_SECONDS = 0.05
+MEMORY_SECONDS = 1.0  # between two looks at the device's memory
 STOP_SECONDS = 10.0  # for processes to end, beyond their grace
 QUICK_SECONDS = 5.0  # a process that ends sooner, and not for the first time, is started anew no sooner
 MAX_QUICK_ENDS = 5  # in a row
@@ -55,8 +57,11 @@ _PR_SET_PDEATHSIG = 1
 class Child:
     """A process that is to run."""
 
-    def __init__(self, role: str, folder: Path, listener: socket.socket | None = None) -> None:
+    def __init__(
+        self, role: str, folder: Path, listener: socket.socket | None = None, name: str = ENGINE
+    ) -> None:
         self.role, self.starts, self.quick_ends = role, 0, 0
+        self._folder, self._name = folder, name
         self._arguments = [str(os.getpid()), role, str(folder)]
         self._descriptors: list[int] = []
         if listener is not None:
@@ -71,6 +76,7 @@ class Child:
         command = [sys.executable, "-m", "app.cluster", *self._arguments]
         # A group of its own: Ctrl-C comes through the supervisor alone.
         self.process = subprocess.Popen(command, pass_fds=self._descriptors, process_group=0)
+        note_process(self._folder, self._name, self.process.pid, self.starts - 1)
 
     @property
     def has_ended(self) -> bool:
@@ -95,7 +101,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._signals.append(number))
         self._engine = Child(ENGINE, folder)
-        self._front_ends = [Child(FRONT_END, folder, listener) for _ in range(settings.frontends)]
+        self._front_ends = [
+            Child(FRONT_END, folder, listener, f"{FRONT_END}-{number}")
+            for number in range(1, settings.frontends + 1)
+        ]
 
     def run(self) -> int:
         """Watch the processes; return the exit status: 0 after a signal, 1 where one cannot be kept."""
@@ -155,6 +164,7 @@ def run(settings: Settings) -> int:
     with TemporaryDirectory(prefix="vaeserve-") as name, _listener(settings) as listener:
         folder = Path(name)
         os.environ[FOLDER_VARIABLE] = str(folder)
+        note_process(folder, SUPERVISOR, os.getpid())
         return Supervisor(settings, folder, listener).run()
 
 
@@ -177,9 +187,11 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     """Compute what front ends ask for, until told to stop or the device is lost; return the exit status."""
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    metrics = Metrics()
     try:
         bundles = load_bundles(settings.models)
-        batcher = new_batcher(build_engine(list(bundles.values()), settings), settings, Metrics())
+        engine = build_engine(list(bundles.values()), settings)
+        batcher = new_batcher(engine, settings, metrics)
         await batcher.start()
     except Exception as error:
         log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
@@ -189,7 +201,11 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     path.unlink(missing_ok=True)  # of an engine before this one
     async with await EngineServer(batcher, digests_of(bundles)).listen(path):
         log.info("the engine is warm: %s", batcher.device)
+        next_look = 0.0
         while batcher.fault is None and not told.is_set():
+            if time.monotonic() >= next_look:
+                metrics.show_memory(engine.memory())
+                next_look = time.monotonic() + MEMORY_SECONDS
             with suppress(TimeoutError):
                 await asyncio.wait_for(told.wait(), POLL_SECONDS)
         has_closed = await batcher.close(CLOSE_SECONDS)

@@ -19,7 +19,7 @@ import numpy as np
 
 from app.batcher import Batcher
 from app.coding import OPERATIONS, CodingEngine
-from app.metrics import Metrics
+from app.metrics import CLASSICAL, Metrics
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from app.settings import Settings
@@ -37,6 +37,7 @@ from codec.payload import (
 )
 
 T = TypeVar("T")
+CODING = (*OPERATIONS.values(), Operation.DECOMPRESS)
 QUICK_BYTES = CHUNK_LEVELS  # of images: fewer are put together in less time than a thread's start
 
 
@@ -73,6 +74,11 @@ class Coder:
             max_queued_bytes=settings.max_queued_bytes,
         )
         self._workers = Workers(threads, settings.max_queued_bytes, metrics)
+        self._queue_seconds = metrics.queue_seconds.labels(CLASSICAL)
+        self._compute_seconds = metrics.compute_seconds.labels(CLASSICAL)
+        metrics.expect_images(CLASSICAL, CODING)
+        for id in codecs:
+            metrics.expect_images(id, CODING)
 
     async def start(self) -> None:
         """Start the batcher."""
@@ -122,12 +128,16 @@ class Coder:
             done = await self._workers.run(making, images.nbytes, deadline)
             named = id if is_learned(done.found) else None
             self._measure(done, operation, len(images), named)
+            self._metrics.count_payload(
+                id, named is not None, mode_of(manner), images.nbytes, len(done.found)
+            )
             return Result(done.found, named, done.queue_seconds, done.compute_seconds)
         parts = divided(images, model, manner)
         task = ModelTask(id, operation, manner=manner)
         answer = await self._batcher.submit(task, chunk_rows(parts), deadline)
         payload = await _soon(partial(assembled, list(answer.arrays[0]), model, manner), images.nbytes)
         named = id if is_learned(payload) else None
+        self._metrics.count_payload(id, named is not None, mode_of(manner), images.nbytes, len(payload))
         return Result(payload, named, answer.queue_seconds, answer.compute_seconds)
 
     async def decompress(self, header: Header, index: int | None, deadline: float) -> Result[np.ndarray]:
@@ -156,9 +166,18 @@ class Coder:
 
     def _measure(self, done: Done[T], operation: Operation, images: int, model: str | None) -> None:
         """Count images that were coded in a thread of their own."""
-        self._metrics.images.labels(model or "", operation).inc(images)
-        self._metrics.queue_seconds.labels("classical").observe(done.queue_seconds)
-        self._metrics.compute_seconds.labels("classical").observe(done.compute_seconds)
+        self._metrics.images[model or CLASSICAL, operation].inc(images)
+        self._queue_seconds.observe(done.queue_seconds)
+        self._compute_seconds.observe(done.compute_seconds)
+
+
+def mode_of(manner: Manner) -> str:
+    """Return what a payload was asked to be made by: the parameter that makes it lossy, else the effort."""
+    if manner.target_bytes is not None:
+        return "target_bytes"
+    if manner.quality is not None:
+        return "quality"
+    return "max_error" if manner.max_error else manner.effort
 
 
 def bytes_of(header: Header, index: int | None) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from app.batcher import Arrays, Pending
+from app.metrics import DeviceMemory
 from app.operations import GRAPHABLE, ModelTask, Operation, Outputs, example_rows, run_operation
 from app.settings import Precision
 from models.bundle import Bundle
@@ -164,3 +165,15 @@ class CudaEngine:
         except RuntimeError:
             return True
         return False
+
+    def memory(self) -> DeviceMemory | None:
+        """Return the device's memory; None where it no longer answers. Not before the warm-up has ended."""
+        try:
+            free, total = torch.cuda.mem_get_info(self._device)
+        except RuntimeError:
+            return None
+        reserved, allocated = (
+            torch.cuda.memory_reserved(self._device),
+            torch.cuda.memory_allocated(self._device),
+        )
+        return DeviceMemory(str(self._device), total, total - free, reserved, allocated)

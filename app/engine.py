@@ -74,6 +74,10 @@ class CpuEngine:
         """Return False: a CPU fails a batch, never for good."""
         return False
 
+    def memory(self) -> None:
+        """Return None: a CPU's memory is the process's."""
+        return None
+
 
 class _Operation(nn.Module):
     def __init__(self, model: VAE, operation: Operation) -> None:

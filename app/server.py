@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -31,6 +33,7 @@ from app.routes import ROUTERS
 from app.service import Service
 from app.settings import Settings
 
+OTHER_ROUTES = "other"  # the label of paths that people make up
 DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
 
 
@@ -60,6 +63,7 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_middleware(DirectRoutes)
     app.add_middleware(MeasuredRequests, metrics=service.metrics)
+    expect_requests(service.metrics)
 
     def describe() -> dict[str, Any]:
         document = app.openapi_schema or build_document(app, service.default_config)
@@ -68,6 +72,17 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
 
     app.openapi = describe  # type: ignore[method-assign]
     return app
+
+
+def expect_requests(metrics: Metrics) -> None:
+    """Have the counters of every answer that a route documents."""
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            for status in (HTTPStatus.OK, *route.responses):
+                metrics.of_route(route.path).expect(int(status))
+    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        metrics.of_route(OTHER_ROUTES).expect(status)
 
 
 class MeasuredRequests:
@@ -81,26 +96,35 @@ class MeasuredRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
+        status = request_bytes = response_bytes = 0
         started = time.perf_counter()
 
+        async def counted() -> Message:
+            nonlocal request_bytes
+            message = await receive()
+            request_bytes += len(message.get("body", b""))
+            return message
+
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, response_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
+            response_bytes += len(message.get("body", b""))
             await send(message)
 
+        self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, counted, noted)
         except asyncio.CancelledError:
             if status:
                 raise
             problem = Problem(Kind.NOT_READY, "the service stopped before the answer was there")
-            await errors.answer(problem, scope["path"])(scope, receive, noted)
+            await errors.answer(problem, scope["path"])(scope, counted, noted)
         finally:
-            route = getattr(scope.get("route"), "path", "other")  # paths that people make up are one label
-            self._metrics.requests.labels(route, str(status or 500)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+            self._metrics.in_flight.dec()
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", OTHER_ROUTES)
+            self._metrics.of_route(route).count(status or 500, seconds, request_bytes, response_bytes)
 
 
 class Server(uvicorn.Server):

@@ -24,7 +24,7 @@ from app.errors import Kind, Problem
 from app.intake import Intake
 from app.metrics import Metrics
 from app.negotiation import Limits
-from app.operations import ModelTask
+from app.operations import GRAPHABLE, ModelTask, Operation
 from app.remote import RemoteBatcher
 from app.settings import Settings
 from codec.chunk import verified
@@ -36,6 +36,7 @@ T = TypeVar("T")
 log = logging.getLogger("vaeserve")
 EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it all
 WATCH_AFTER_SECONDS = 0.02  # most answers are there before
+ENGINE_OPERATIONS = (*GRAPHABLE, Operation.SCORE)
 CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
 
 
@@ -60,6 +61,7 @@ class Service:
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
         self._batcher: Batcher | RemoteBatcher | None = None
+        self._engine: CpuEngine | CudaEngine | None = None  # once it is warm, if it is in this process
         self._coder: Coder | None = None
         self._state = "loading"
 
@@ -98,6 +100,7 @@ class Service:
         try:
             bundles = await asyncio.to_thread(load_bundles, self.settings.models)
             codecs = await asyncio.to_thread(load_codecs, bundles)
+            engine = None
             if self._engine_socket is None:
                 engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
                 self._batcher = new_batcher(engine, self.settings, self.metrics)
@@ -110,7 +113,7 @@ class Service:
                     on_change=self._show_readiness,
                 )
             await self._batcher.start()
-            device = self._batcher.device
+            self._engine, device = engine, self._batcher.device
             threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.frontends)
             coder = Coder(codecs, self.settings, self.metrics, threads)
             await coder.start()
@@ -121,6 +124,8 @@ class Service:
             log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
             return
         self._bundles, self.device = bundles, device
+        self._show_models()
+        self.metrics.load_seconds.set(time.monotonic() - started)
         freeze_what_is_loaded()
         if self._state == "loading":  # and not told to stop meanwhile
             self._enter("ready")
@@ -148,6 +153,20 @@ class Service:
 
     def _show_readiness(self) -> None:
         self.metrics.ready.set(self.not_ready is None)
+
+    def _show_models(self) -> None:
+        device, precision = self.device.partition(",")[0], self.settings.precision
+        for id, bundle in self._bundles.items():
+            self.metrics.show_model(id, f"sha256:{bundle.digest}", device, precision)
+            self.metrics.expect_images(id, ENGINE_OPERATIONS)
+            self.metrics.expect_payloads(id)
+
+    def exposition(self) -> bytes:
+        """Return the figures for Prometheus, with readiness and the device's memory as they are now."""
+        self._show_readiness()
+        if self._engine is not None:
+            self.metrics.show_memory(self._engine.memory())
+        return self.metrics.exposition()
 
     def bundle(self, model: str | None) -> Bundle:
         """Return the bundle of an id, the default one for None; raise Problem for an unknown id."""

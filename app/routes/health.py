@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -29,4 +31,6 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", **openapi.METRICS)
 async def metrics(request: Request) -> Response:
     """Give Prometheus its figures."""
-    return Response(service_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    # In a thread: the figures of many processes, or a device that hangs, keep no request waiting.
+    figures = await asyncio.to_thread(service_of(request).exposition)
+    return Response(figures, media_type=CONTENT_TYPE_LATEST)

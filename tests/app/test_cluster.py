@@ -21,8 +21,12 @@ import pytest
 from app import cluster
 from app.batcher import Batcher
 from app.cluster import ENGINE, FRONT_END
+from app.engine import CpuEngine
+from app.metrics import DeviceMemory, Metrics
+from app.settings import Settings
 from tests.app.conftest import Running
 from tests.app.test_routes import NPY, npy
+from tests.exposition import documented, exposed
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +74,10 @@ class Cluster:
         lines = self.client.get("/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
+    def processes(self) -> set[str]:
+        figures = self.client.get("/metrics").text
+        return set(re.findall(r'^process_resident_memory_bytes{process="(.+)"}', figures, re.MULTILINE))
+
 
 @contextmanager
 def running_cluster(folder: Path, tmp_path: Path, **settings: str) -> Iterator[Cluster]:
@@ -116,6 +124,13 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         assert service.figure('vae_requests_total{route="/encode",status="200"}') == 10
         assert service.figure('vae_images_total{model="grey",operation="encode"}') == 30
         assert service.figure("vae_ready") == 1
+        assert service.figure("vae_requests_in_flight") == 1  # the scrape
+        figures = service.client.get("/metrics").text
+        assert exposed(figures) == {
+            name: family for name, family in documented().items() if "_device_memory_" not in name
+        }
+        assert service.processes() == {"supervisor", "engine", "front-end-1", "front-end-2"}
+        assert service.figure("vae_process_restarts_total") == 0
 
         os.kill(engine, signal.SIGKILL)
         eventually(lambda: service.children(ENGINE) not in ([], [engine]), SOON)
@@ -129,6 +144,12 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         # What the killed ones counted is still there.
         assert service.figure('vae_requests_total{route="/encode",status="200"}') == 12
         assert service.figure('vae_images_total{model="grey",operation="encode"}') == 36
+        # What they held is not.
+        assert service.figure("vae_requests_in_flight") == 1
+        assert service.figure('vae_max_queued_images{queue="vae"}') == Settings().max_queued_images
+        assert service.processes() == {"supervisor", "engine", "front-end-1", "front-end-2"}
+        assert service.figure('vae_process_restarts_total{process="engine"}') == 1
+        assert service.figure("vae_process_restarts_total") == 2
 
         service.process.terminate()
         assert service.process.wait(SOON) == 0
@@ -177,6 +198,27 @@ def test_an_engine_whose_last_batch_does_not_end_is_left(
     settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
     with pytest.raises(SystemExit, match="left at once with 0"):
         asyncio.run(cluster.run_engine(settings, tmp_path))
+    stopper.join()
+
+
+def test_an_engine_in_a_process_of_its_own_tells_of_its_device_s_memory(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+
+    def used_bytes() -> float | None:
+        return metrics.registry.get_sample_value("vae_device_memory_used_bytes", {"device": "cuda:0"})
+
+    def stop_once_it_is_told() -> None:
+        eventually(lambda: used_bytes() == 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cluster, "Metrics", lambda: metrics)
+    monkeypatch.setattr(CpuEngine, "memory", lambda engine: DeviceMemory("cuda:0", 4, 3, 2, 1))
+    stopper = threading.Thread(target=stop_once_it_is_told)
+    stopper.start()
+    settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
+    assert asyncio.run(cluster.run_engine(settings, tmp_path)) == 0
     stopper.join()
 
 

@@ -108,6 +108,16 @@ def test_lower_precisions_stay_near(
 
 
 @pytest.mark.gpu
+def test_the_memory_of_the_device_is_what_torch_and_the_driver_say(engine: CudaEngine) -> None:
+    memory = engine.memory()
+    assert memory is not None
+    assert memory.device == "cuda:0"
+    assert memory.total == pytest.approx(torch.cuda.get_device_properties(0).total_memory, rel=0.05)
+    weights = sum(parameter.nbytes for parameter in engine._models["grey"].parameters())
+    assert weights < memory.allocated <= memory.reserved < memory.used <= memory.total
+
+
+@pytest.mark.gpu
 def test_the_device_is_not_lost(engine: CudaEngine) -> None:
     assert not engine.is_lost()
     assert "cuda:0" in str(engine)

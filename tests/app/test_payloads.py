@@ -303,7 +303,7 @@ def test_what_is_coded_is_counted(bundle_folder: Path) -> None:
         assert value("vae_batch_images_sum", {"queue": "codec"}) == 2200
         decompressed(server.client, compressed(server.client, noise(3, 3, 5, 7)).content)
         for operation in ("compress", "decompress"):
-            assert value("vae_images_total", {"model": "", "operation": operation}) == 3
+            assert value("vae_images_total", {"model": "classical", "operation": operation}) == 3
         assert value("vae_compute_duration_seconds_count", {"queue": "classical"}) == 2
 
 

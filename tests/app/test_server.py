@@ -178,6 +178,7 @@ def test_a_lost_device_turns_readiness_and_liveness_off(
         problem(post(server), 503, "device-fault", "illegal memory access")
         problem(server.client.get("/health/ready"), 503, "not-ready", "the device is lost")
         problem(server.client.get("/health/live"), 503, "device-fault", "the device is lost")
+        assert "vae_ready 0.0" in server.client.get("/metrics").text
         problem(post(server), 503, "device-fault", "the device is lost")
 
 
