@@ -323,7 +323,9 @@ class Batcher:
         self._call(self._deliver, batch, outputs, seconds)
 
     def _measure(self, batch: Batch, seconds: float) -> None:
-        self._metrics.images[batch.task.model, batch.task.operation].inc(batch.images)
+        computed = (batch.task.model, batch.task.operation)
+        self._metrics.images[computed].inc(batch.images)
+        self._metrics.batches[computed].inc()
         self._metrics.batch_images.observe(batch.images)
         self._metrics.compute_seconds.observe(seconds)
         rate = batch.images / max(seconds, 1e-6)

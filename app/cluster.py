@@ -29,10 +29,11 @@ import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.engine import build_engine
+from app.logs import log_as
 from app.metrics import Metrics
 from app.processes import FOLDER_VARIABLE, note_process
 from app.remote import EngineServer
-from app.server import Server, log_as, serve
+from app.server import Server, serve
 from app.service import (
     CLOSE_SECONDS,
     EXPECTED,

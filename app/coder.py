@@ -166,7 +166,9 @@ class Coder:
 
     def _measure(self, done: Done[T], operation: Operation, images: int, model: str | None) -> None:
         """Count images that were coded in a thread of their own."""
-        self._metrics.images[model or CLASSICAL, operation].inc(images)
+        computed = (model or CLASSICAL, operation)
+        self._metrics.images[computed].inc(images)
+        self._metrics.batches[computed].inc()
         self._queue_seconds.observe(done.queue_seconds)
         self._compute_seconds.observe(done.compute_seconds)
 

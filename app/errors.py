@@ -26,6 +26,7 @@ from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 INFERENCE_PREFIX = "/v2"
+NAMING_HEADERS = "vaeserve.naming-headers"  # in a request's scope: what tells the caller of its id
 _ECHO_CHARACTERS = 100
 _DETAIL_CHARACTERS = 1000
 _LISTED_ERRORS = 20
@@ -197,4 +198,7 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so that the server logs it with its traceback.
-    return answer(Problem(Kind.INTERNAL, "an unexpected error; the service's log has it"), request.url.path)
+    problem = Problem(Kind.INTERNAL, "an unexpected error; the service's log has it")
+    response = answer(problem, request.url.path)
+    response.raw_headers.extend(request.scope.get(NAMING_HEADERS, ()))  # sent past what adds them elsewhere
+    return response

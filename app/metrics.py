@@ -22,6 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.processes import FOLDER_VARIABLE, Processes
@@ -66,6 +67,7 @@ class QueueMetrics:
     """The collectors of one queue and of what takes from it."""
 
     images: Kept
+    batches: Kept
     dropped: Counter
     queue_seconds: Histogram
     compute_seconds: Histogram
@@ -125,6 +127,7 @@ class Metrics:
         self._response_bytes = counter("vae_response_bytes", "Bytes of answers' bodies.", ["route"])
         self.in_flight = total("vae_requests_in_flight", "Requests whose answer has not ended.")
         self.images = Kept(counter("vae_images", "Images or latents computed.", ["model", "operation"]))
+        self.batches = Kept(counter("vae_batches", "Batches computed.", ["model", "operation"]))
         self.queue_seconds = histogram(
             "vae_queue_duration_seconds",
             "From a request's arrival at the queue to its first batch.",
@@ -172,6 +175,7 @@ class Metrics:
         """Return the collectors of a batcher's queue: vae, of the networks on their device, or codec."""
         return QueueMetrics(
             self.images,
+            self.batches,
             self.dropped,
             self.queue_seconds.labels(name),
             self.compute_seconds.labels(name),
@@ -191,7 +195,8 @@ class Metrics:
     def expect_images(self, model: str, operations: Iterable[str]) -> None:
         """Have the counters of what will be computed with a model, or with none (CLASSICAL)."""
         for operation in operations:
-            self.images[model, operation]
+            self.images[model, operation].inc(0)
+            self.batches[model, operation].inc(0)
 
     def expect_payloads(self, model: str) -> None:
         """Have the counters of what will be compressed for a model."""
@@ -219,9 +224,16 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return every figure in Prometheus's text format."""
+        return generate_latest(self._of_all_processes())
+
+    def families(self) -> Iterable[Metric]:
+        """Return every figure."""
+        return self._of_all_processes().collect()
+
+    def _of_all_processes(self) -> CollectorRegistry:
         if FOLDER_VARIABLE not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         Processes(registry)
-        return generate_latest(registry)
+        return registry

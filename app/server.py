@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -18,22 +17,18 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
 from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
-from app.errors import Kind, Problem
-from app.metrics import Metrics
+from app.observation import ObservedRequests, expect_requests
 from app.openapi import build_document
 from app.routes import ROUTERS
 from app.service import Service
 from app.settings import Settings
 
-OTHER_ROUTES = "other"  # the label of paths that people make up
 DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
 
 
@@ -55,15 +50,23 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        telemetry={
+            "tracing": settings.tracing,
+            "metrics": False,  # GET /metrics has them
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": settings.tracing,
+        },
     )
     app.state.service = service
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    app.add_middleware(DirectRoutes)
-    app.add_middleware(MeasuredRequests, metrics=service.metrics)
-    expect_requests(service.metrics)
+    if not settings.tracing:  # whose spans FastAPI names as it finds the route
+        app.add_middleware(DirectRoutes)
+    app.add_middleware(ObservedRequests, metrics=service.metrics, logs_access=settings.access_log)
+    expect_requests(service.metrics, ROUTERS)
 
     def describe() -> dict[str, Any]:
         document = app.openapi_schema or build_document(app, service.default_config)
@@ -72,59 +75,6 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
 
     app.openapi = describe  # type: ignore[method-assign]
     return app
-
-
-def expect_requests(metrics: Metrics) -> None:
-    """Have the counters of every answer that a route documents."""
-    for router in ROUTERS:
-        for route in router.routes:
-            assert isinstance(route, APIRoute)
-            for status in (HTTPStatus.OK, *route.responses):
-                metrics.of_route(route.path).expect(int(status))
-    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
-        metrics.of_route(OTHER_ROUTES).expect(status)
-
-
-class MeasuredRequests:
-    """Counts and times every request by its route, and answers those that the grace period leaves over."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and note the status of its answer."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = request_bytes = response_bytes = 0
-        started = time.perf_counter()
-
-        async def counted() -> Message:
-            nonlocal request_bytes
-            message = await receive()
-            request_bytes += len(message.get("body", b""))
-            return message
-
-        async def noted(message: Message) -> None:
-            nonlocal status, response_bytes
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            response_bytes += len(message.get("body", b""))
-            await send(message)
-
-        self._metrics.in_flight.inc()
-        try:
-            await self._app(scope, counted, noted)
-        except asyncio.CancelledError:
-            if status:
-                raise
-            problem = Problem(Kind.NOT_READY, "the service stopped before the answer was there")
-            await errors.answer(problem, scope["path"])(scope, counted, noted)
-        finally:
-            self._metrics.in_flight.dec()
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", OTHER_ROUTES)
-            self._metrics.of_route(route).count(status or 500, seconds, request_bytes, response_bytes)
 
 
 class Server(uvicorn.Server):
@@ -140,8 +90,8 @@ class Server(uvicorn.Server):
                 self.app,
                 host=settings.host,
                 port=settings.port,
-                log_level=settings.log_level,
-                access_log=settings.access_log,
+                log_config=None,
+                access_log=False,
                 timeout_graceful_shutdown=settings.grace_seconds,
                 server_header=False,
             )
@@ -183,11 +133,6 @@ def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
         logging.shutdown()
         os._exit(server.exit_status())
     return server.exit_status()
-
-
-def log_as(settings: Settings) -> None:
-    """Have what is logged written as the settings say."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -27,6 +27,7 @@ from app.negotiation import Limits
 from app.operations import GRAPHABLE, ModelTask, Operation
 from app.remote import RemoteBatcher
 from app.settings import Settings
+from app.statistics import Statistics
 from codec.chunk import verified
 from codec.model import FILE, CodecError, CodecModel
 from codec.workers import workers
@@ -55,6 +56,7 @@ class Service:
         self.settings = settings
         self._engine_socket = engine_socket  # of the process that computes, if another does
         self.metrics = Metrics()
+        self.statistics = Statistics(self.metrics.registry, settings.tracing)
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.device = ""
@@ -159,6 +161,7 @@ class Service:
         for id, bundle in self._bundles.items():
             self.metrics.show_model(id, f"sha256:{bundle.digest}", device, precision)
             self.metrics.expect_images(id, ENGINE_OPERATIONS)
+            self.statistics.expect(id)
             self.metrics.expect_payloads(id)
 
     def exposition(self) -> bytes:

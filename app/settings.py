@@ -72,7 +72,14 @@ class Settings(BaseSettings):
     )
     grace_seconds: int = Field(default=30, ge=1, description="for work in flight after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the log")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="text, or json: an object a line, with the request's id and trace"
+    )
     access_log: bool = Field(default=False, description="one line a request")
+    tracing: bool = Field(
+        default=False,
+        description="OpenTelemetry spans, sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says, by OTLP over HTTP",
+    )
 
     @field_validator("models", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from starlette.requests import Request
 
+from app.batcher import Answer
 from app.coder import Coder, Result, bytes_of
 from app.errors import Kind, Problem
 from app.negotiation import ImageChunk, Limits
@@ -46,9 +47,21 @@ class Scores:
     compute_seconds: float
 
 
+async def compute(
+    service: Service, request: Request, bundle: Bundle, operation: Operation, work: Work
+) -> Answer:
+    """Encode or reconstruct images, or decode latents."""
+    with service.statistics.counted(request, bundle.id, operation, len(work.rows)) as counted:
+        answer = await service.compute(request, ModelTask(bundle.id, operation), work)
+        counted.took(answer)
+    return answer
+
+
 async def score(service: Service, request: Request, bundle: Bundle, work: Work, samples: int) -> Scores:
     """Score images from K = `samples` latent samples each."""
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.SCORE, samples), work)
+    with service.statistics.counted(request, bundle.id, Operation.SCORE, len(work.rows)) as counted:
+        answer = await service.compute(request, ModelTask(bundle.id, Operation.SCORE, samples), work)
+        counted.took(answer)
     figures = dict(zip(SCORES, answer.arrays, strict=True))
     nats_per_bit_per_dim = np.float32(math.prod(bundle.config.input.shape) * math.log(2))
     figures["bits_per_dim"] = -figures["elbo"] / nats_per_bit_per_dim
@@ -68,17 +81,19 @@ async def samples(
     task = ModelTask(bundle.id, Operation.DECODE)
     part = min(service.batcher.max_batch, service.settings.max_queued_images)
     stop = draw.offset + draw.count
-    for start in range(draw.offset, stop, part):
-        latents = partial(
-            sample_latents, bundle.latents, draw.prior, seed=draw.seed, temperature=draw.temperature
-        )
-        rows = await asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
-        work = Work(rows, service.deadline())
-        if start == draw.offset:  # meets admission like any request, and the watch for its client's departure
-            answer = await service.compute(request, task, work)
-        else:
-            answer = await service.batcher.submit_when_room(task, work.rows, work.deadline)
-        yield ImageChunk(answer.arrays[0], work.rows)
+    latents = partial(
+        sample_latents, bundle.latents, draw.prior, seed=draw.seed, temperature=draw.temperature
+    )
+    with service.statistics.counted(request, bundle.id, "sample", draw.count) as counted:
+        for start in range(draw.offset, stop, part):
+            rows = await asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
+            work = Work(rows, service.deadline())
+            if start == draw.offset:  # meets admission like any request, and the watch for its client
+                answer = await service.compute(request, task, work)
+            else:
+                answer = await service.batcher.submit_when_room(task, work.rows, work.deadline)
+            counted.took(answer)
+            yield ImageChunk(answer.arrays[0], work.rows)
 
 
 async def compress(
@@ -88,7 +103,10 @@ async def compress(
     images = work.rows
     coding = service.coder.compress(images.transpose(0, 3, 1, 2), bundle.id, manner, work.deadline)
     try:
-        return await service.unless_departed(request, coding)
+        with service.statistics.counted(request, bundle.id, Operation.COMPRESS, len(images)) as counted:
+            coded = await service.unless_departed(request, coding)
+            counted.took(coded)
+        return coded
     except MannerError as error:
         raise Problem(Kind.INVALID, str(error), value=error.value, limit=error.limit) from error
     except PayloadError as error:  # no payload holds images of such sides
@@ -125,10 +143,18 @@ async def open_payload(service: Service, payload: bytes, index: int | None, expe
 async def decompress(
     service: Service, request: Request, payload: Opened, deadline: float
 ) -> Result[np.ndarray]:
-    """Return the images of an opened payload, uint8 (N, H, W, C)."""
+    """Return the images of an opened payload, uint8 (N, H, W, C).
+
+    One without a model counts as the default bundle's, which made it.
+    """
+    model = payload.header.model
+    id = next(iter(service.bundles)) if model is None else service.coder.id_of(model)
     decoding = service.coder.decompress(payload.header, payload.place, deadline)
     try:
-        return await service.unless_departed(request, decoding)
+        with service.statistics.counted(request, id, Operation.DECOMPRESS, payload.count) as counted:
+            decoded = await service.unless_departed(request, decoding)
+            counted.took(decoded)
+        return decoded
     except PayloadError as error:
         raise Problem(Kind.MALFORMED, f"the payload: {error}") from error
 

@@ -20,7 +20,7 @@ from app.errors import Kind, Problem
 from app.inference.messages import Signature
 from app.inference.tensors import Datatype, Tensor, Value
 from app.negotiation import Limits, as_one_array, checked_images, checked_latents, conform, decoded_images
-from app.operations import SCORES, ModelTask, Operation
+from app.operations import SCORES, Operation
 from app.service import Service, Work
 from codec.encoding import Effort, Manner
 from codec.lossy import BEST_QUALITY
@@ -213,15 +213,14 @@ def _only(value: Value, name: str) -> Any:
 
 
 async def _encode(asked: Asked) -> Outcome:
-    task = ModelTask(asked.bundle.id, Operation.ENCODE)
-    answer = await asked.service.compute(asked.request, task, asked.work)
+    answer = await tasks.compute(asked.service, asked.request, asked.bundle, Operation.ENCODE, asked.work)
     mu, logvar = answer.arrays
     return Outcome({"mu": mu, "logvar": logvar}, answer.queue_seconds, answer.compute_seconds)
 
 
 def _imaging(operation: Operation) -> Callable[[Asked], Awaitable[Outcome]]:
     async def run(asked: Asked) -> Outcome:
-        answer = await asked.service.compute(asked.request, ModelTask(asked.bundle.id, operation), asked.work)
+        answer = await tasks.compute(asked.service, asked.request, asked.bundle, operation, asked.work)
         return Outcome({"images": answer.arrays[0]}, answer.queue_seconds, answer.compute_seconds)
 
     return run

@@ -90,6 +90,32 @@ class RepositoryEntry(BaseModel):
     reason: str
 
 
+class Spent(BaseModel):
+    """How often, and in how many nanoseconds together."""
+
+    count: int
+    ns: int
+
+
+class ModelStatistics(BaseModel):
+    """How often a model was asked; `inference_count` counts images, `execution_count` batches."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970")
+    inference_count: int
+    execution_count: int
+    inference_stats: dict[str, Spent]
+    batch_stats: list[dict[str, Any]]
+    memory_usage: list[dict[str, Any]]
+
+
+class AllStatistics(BaseModel):
+    """The statistics of one model or of all."""
+
+    model_stats: list[ModelStatistics]
+
+
 class RequestTensor(BaseModel):
     """An input: with its elements, or the number of its bytes after the JSON document."""
 
@@ -162,6 +188,7 @@ MODEL_READY = _route(Ready, _UNKNOWN)
 INDEX = _route(list[RepositoryEntry], (Kind.INVALID, Kind.NOT_READY))
 METADATA = _route(ModelMetadata, _UNKNOWN)
 CONFIG = _route(ModelConfig, _UNKNOWN)
+STATISTICS = _route(AllStatistics, _UNKNOWN)
 INFER = _route(InferenceResponse, _INFER)
 INFER["responses"][200]["content"] = _BINARY
 INFER["openapi_extra"] = {

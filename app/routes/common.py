@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Query
@@ -28,6 +28,7 @@ from app.negotiation import (
     read_body,
 )
 from app.service import Service, Work
+from app.statistics import Timed
 from models.bundle import Bundle
 from models.images import Fit
 
@@ -47,18 +48,6 @@ FormatParameter = Annotated[
 ]
 T = TypeVar("T")
 Parse = Callable[[bytes, str | None, Limits], T]
-
-
-class Timed(Protocol):
-    """What knows where a request's time went."""
-
-    @property
-    def queue_seconds(self) -> float:
-        """Before anything was computed."""
-
-    @property
-    def compute_seconds(self) -> float:
-        """While it was."""
 
 
 class StrictRoute(APIRoute):

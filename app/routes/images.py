@@ -14,7 +14,7 @@ from app.negotiation import (
     encoded_answer,
     json_answer,
 )
-from app.operations import ModelTask, Operation
+from app.operations import Operation
 from app.routes.common import (
     FitParameter,
     FormatParameter,
@@ -44,7 +44,7 @@ async def encode(
     bundle = service.bundle(model)
     chosen = format_of(request, format, ENCODED_FORMATS)
     images = await read_images(request, bundle, fit)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.ENCODE), images)
+    answer = await tasks.compute(service, request, bundle, Operation.ENCODE, images)
     mu, logvar = answer.arrays
     return timed(encoded_answer(bundle.id, mu, logvar, chosen), answer)
 
@@ -57,7 +57,7 @@ async def decode(request: Request, model: ModelParameter = None, format: FormatP
     chosen = format_of(request, format, IMAGE_FORMATS)
     latents = await read_latents(request, bundle)
     check_sheet(len(latents.rows), chosen)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.DECODE), latents)
+    answer = await tasks.compute(service, request, bundle, Operation.DECODE, latents)
     return timed(await answer_images(bundle.id, answer.arrays[0], chosen), answer)
 
 
@@ -71,7 +71,7 @@ async def reconstruct(
     chosen = format_of(request, format, IMAGE_FORMATS)
     images = await read_images(request, bundle, fit)
     check_sheet(len(images.rows), chosen)
-    answer = await service.compute(request, ModelTask(bundle.id, Operation.RECONSTRUCT), images)
+    answer = await tasks.compute(service, request, bundle, Operation.RECONSTRUCT, images)
     return timed(await answer_images(bundle.id, answer.arrays[0], chosen), answer)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -24,6 +25,8 @@ from app.inference import (
 )
 from app.negotiation import Limits, accepted_coding, deflated, is_worth_coding, json_answer
 from app.routes.common import StrictRoute, check_live, check_ready, read, service_of, timed
+from app.service import Service
+from app.statistics import told
 
 QUICK_ANSWER_BYTES = 1 << 18  # coded on the event loop
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
@@ -61,6 +64,13 @@ async def index(request: Request) -> Response:
     return json_answer(models)
 
 
+@router.get("/models/stats", **described.STATISTICS)
+async def all_statistics(request: Request) -> Response:
+    """Tell how often every model was asked, and how long it took."""
+    service = service_of(request)
+    return _statistics(service, list(models_of(service)))
+
+
 @router.get("/models/{name}", **described.METADATA)
 @router.get("/models/{name}/versions/{version}", **described.METADATA)
 async def metadata(request: Request, name: str, version: str | None = None) -> Response:
@@ -85,6 +95,14 @@ async def config(request: Request, name: str, version: str | None = None) -> Res
     return json_answer(find_model(service, name, version).config(service))
 
 
+@router.get("/models/{name}/stats", **described.STATISTICS)
+@router.get("/models/{name}/versions/{version}/stats", **described.STATISTICS)
+async def statistics(request: Request, name: str, version: str | None = None) -> Response:
+    """Tell how often a model was asked, by whichever protocol, and how long it took."""
+    service = service_of(request)
+    return _statistics(service, [find_model(service, name, version)])
+
+
 @router.post("/models/{name}/infer", **described.INFER)
 @router.post("/models/{name}/versions/{version}/infer", **described.INFER)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
@@ -105,6 +123,15 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         deadline = min(deadline, time.monotonic() + inference.timeout_seconds)
     outcome = await model.call.run(Asked(service, request, model.bundle, given, parameters, deadline))
     return timed(await _coded(request, written(name, VERSION, inference, outcome.values)), outcome)
+
+
+def _statistics(service: Service, models: Sequence[InferenceModel]) -> Response:
+    families = list(service.metrics.families())
+    found = [
+        {"name": model.name, "version": VERSION, **told(families, model.bundle.id, model.operation)}
+        for model in models
+    ]
+    return json_answer({"model_stats": found})
 
 
 def _parameters(model: InferenceModel, inference: Inference) -> Any:

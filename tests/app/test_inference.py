@@ -300,6 +300,52 @@ def test_config_has_the_parameters_and_their_defaults(blocking: Any) -> None:
     }
 
 
+def test_statistics_count_what_a_model_was_asked_by_any_protocol(bundle_folder: Path, grey: Bundle) -> None:
+    body, headers = npy(pixels_of(grey, 3)), {"Content-Type": NPY}
+    with running(bundle_folder) as server:
+        address = server.client.base_url.netloc.decode()
+        with triton.InferenceServerClient(address) as client:
+            before = statistics_of(client, "grey.encode")
+            assert (before["last_inference"], before["inference_count"], before["execution_count"]) == (
+                0,
+                0,
+                0,
+            )
+            client.infer("encode", inputs_of({"images": pixels_of(grey, 5)}))
+            assert server.client.post("/encode", content=body, headers=headers).status_code == 200
+            after = statistics_of(client, "encode")
+            client.infer("sample", inputs_of({"n": np.array([40])}))
+            sampled = statistics_of(client, "grey.sample")
+            everything = client.get_inference_statistics()["model_stats"]
+    assert (after["inference_count"], after["execution_count"]) == (8, 2)
+    assert after["last_inference"] > 1.7e12
+    stats = after["inference_stats"]
+    assert stats["success"]["count"] == stats["queue"]["count"] == stats["compute_infer"]["count"] == 2
+    assert stats["success"]["ns"] >= stats["queue"]["ns"] + stats["compute_infer"]["ns"] > 0
+    assert stats["fail"] == {"count": 0, "ns": 0}
+    assert (sampled["inference_count"], sampled["execution_count"]) == (40, 3)
+    assert len(everything) == 2 * len(OPERATIONS)
+
+
+def statistics_of(client: Any, model: str) -> Any:
+    (found,) = client.get_inference_statistics(model, "1")["model_stats"]
+    assert (found["name"], found["version"]) == (model, "1")
+    return found
+
+
+def test_what_fails_is_counted_apart(
+    bundle_folder: Path, grey: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(bundle_folder, deadline_seconds=1e-6) as server:
+        tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [1]}
+        response = server.client.post("/v2/models/sample/infer", json={"inputs": [tensor]})
+        assert response.status_code == 504
+        (found,) = server.client.get("/v2/models/sample/stats").json()["model_stats"]
+    assert found["inference_count"] == 0
+    assert found["inference_stats"]["fail"]["count"] == 1
+    assert found["inference_stats"]["success"]["count"] == 0
+
+
 # what is refused
 
 

@@ -74,6 +74,8 @@ def test_a_request_s_example_gets_the_answer_that_is_described(
         "/v2/models/{name}",
         "/v2/models/{name}/ready",
         "/v2/models/{name}/config",
+        "/v2/models/{name}/stats",
+        "/v2/models/stats",
     ],
 )
 def test_a_get_s_answer_is_as_described(client: httpx.Client, document: dict[str, Any], route: str) -> None:
@@ -150,6 +152,6 @@ def test_no_description_of_another_error_format_is_left(document: dict[str, Any]
 
 def test_every_route_that_refuses_unknown_parameters_says_so(document: dict[str, Any]) -> None:
     strict = [route for router in ROUTERS for route in router.routes if isinstance(route, StrictRoute)]
-    assert len(strict) == 21
+    assert len(strict) == 24
     for route in strict:
         assert "422" in operation(document, route.path)["responses"], route.path

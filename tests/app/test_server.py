@@ -1,6 +1,5 @@
 """The process around the application: loading, departures, deadlines, overload, draining, exit status."""
 
-import asyncio
 import os
 import re
 import signal
@@ -16,14 +15,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from starlette.types import Message, Scope, Send
 
 from app.__main__ import main
 from app.batcher import Pending
 from app.engine import CpuEngine
-from app.metrics import Metrics
 from app.operations import ModelTask
-from app.server import MeasuredRequests, Server
+from app.server import Server
 from app.service import load_bundles
 from tests.app.conftest import Running, running
 from tests.app.test_routes import NPY, npy, problem
@@ -269,43 +266,6 @@ def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: 
             problem(server.client.get("/sample?n=200&format=npy"), 429, "overloaded")
             gate.opened.set()
             assert waiting.result().status_code == 200
-
-
-@pytest.mark.anyio
-async def test_requests_that_fail_before_their_answer_count_as_500() -> None:
-    async def broken(scope: Scope, receive: object, send: object) -> None:
-        raise RuntimeError
-
-    metrics = Metrics()
-    measured = MeasuredRequests(broken, metrics)
-
-    async def receive() -> Message:
-        return {"type": "http.request"}
-
-    async def send(message: Message) -> None: ...
-
-    with pytest.raises(RuntimeError):
-        await measured({"type": "http"}, receive, send)
-    assert metrics.registry.get_sample_value("vae_requests_total", {"route": "other", "status": "500"}) == 1
-
-
-@pytest.mark.anyio
-async def test_an_answer_that_the_end_of_the_grace_period_cuts_off_is_not_begun_again() -> None:
-    sent: list[Message] = []
-
-    async def cut_off(scope: Scope, receive: object, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200})
-        raise asyncio.CancelledError
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async def receive() -> Message:
-        return {"type": "http.request"}
-
-    with pytest.raises(asyncio.CancelledError):
-        await MeasuredRequests(cut_off, Metrics())({"type": "http"}, receive, send)
-    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 def serve(*, models: str = "", **variables: str) -> subprocess.Popen[str]:
