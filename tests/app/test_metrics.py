@@ -23,6 +23,7 @@ from tests.app.test_payloads import GREY, compressed, noise
 from tests.app.test_routes import NPY, npy
 from tests.app.test_server import Gate, gate, posted  # noqa: F401
 from tests.codecs import pictures
+from tests.waiting import eventually
 
 
 def value(server: Running, name: str, **labels: str) -> float:
@@ -37,13 +38,17 @@ def test_the_bytes_of_bodies_are_counted_by_route(client: httpx.Client, live: Ru
     before = counted()
     body = npy(np.zeros((2, 8, 8), np.uint8))
     answer = client.post("/score", content=body, headers={"Content-Type": NPY})
-    assert list(counted() - before) == [len(body), len(answer.content)]
+    eventually(lambda: list(counted() - before) == [len(body), len(answer.content)])
 
 
 def test_every_part_of_a_long_answer_is_counted(client: httpx.Client, live: Running) -> None:
-    before = value(live, "vae_response_bytes_total", route="/sample")
+    def counted() -> float:
+        return value(live, "vae_response_bytes_total", route="/sample")
+
+    before = counted()
     answer = client.get("/sample?n=100&format=npy")
-    assert value(live, "vae_response_bytes_total", route="/sample") - before == len(answer.content)
+    # Its end is noted once the last of it is sent.
+    eventually(lambda: counted() - before == len(answer.content))
 
 
 def test_requests_in_flight_are_those_not_answered(bundle_folder: Path, gate: Gate) -> None:  # noqa: F811
