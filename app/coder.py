@@ -76,8 +76,7 @@ class Coder:
         self._workers = Workers(threads, settings.max_queued_bytes, metrics)
         self._queue_seconds = metrics.queue_seconds.labels(CLASSICAL)
         self._compute_seconds = metrics.compute_seconds.labels(CLASSICAL)
-        metrics.expect_images(CLASSICAL, CODING)
-        for id in codecs:
+        for id in (*codecs, CLASSICAL):
             metrics.expect_images(id, CODING)
 
     async def start(self) -> None:

@@ -31,8 +31,8 @@ from app.processes import FOLDER_VARIABLE, Processes
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CAUSES = ("overloaded", "deadline", "disconnected", "fault")
-CLASSICAL = "classical"  # in place of a model: coded by none
-CODECS = ("learned", CLASSICAL)
+LEARNED = "learned"
+CLASSICAL = "classical"  # also in place of a model: coded by none
 MODES = ("best", "fast", "max_error", "quality", "target_bytes")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -200,15 +200,15 @@ class Metrics:
 
     def expect_payloads(self, model: str) -> None:
         """Have the counters of what will be compressed for a model."""
-        for codec in CODECS:
+        for is_learned in (True, False):
             for mode in MODES:
-                self.count_payload(model, codec == "learned", mode, 0, 0)
+                self.count_payload(model, is_learned, mode, 0, 0)
 
     def count_payload(
         self, model: str, is_learned: bool, mode: str, original_bytes: int, compressed_bytes: int
     ) -> None:
         """Count what was compressed for a model, by its codec or by none."""
-        coded = (model, CODECS[not is_learned], mode)
+        coded = (model, LEARNED if is_learned else CLASSICAL, mode)
         self._original_bytes[coded].inc(original_bytes)
         self._compressed_bytes[coded].inc(compressed_bytes)
 

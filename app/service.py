@@ -101,6 +101,10 @@ class Service:
         started = time.monotonic()
         try:
             bundles = await asyncio.to_thread(load_bundles, self.settings.models)
+            for id in bundles:
+                self.metrics.expect_images(id, ENGINE_OPERATIONS)
+                self.metrics.expect_payloads(id)
+                self.statistics.expect(id)
             codecs = await asyncio.to_thread(load_codecs, bundles)
             engine = None
             if self._engine_socket is None:
@@ -126,7 +130,9 @@ class Service:
             log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
             return
         self._bundles, self.device = bundles, device
-        self._show_models()
+        for id, bundle in bundles.items():
+            digest, kind = f"sha256:{bundle.digest}", device.partition(",")[0]
+            self.metrics.show_model(id, digest, kind, self.settings.precision)
         self.metrics.load_seconds.set(time.monotonic() - started)
         freeze_what_is_loaded()
         if self._state == "loading":  # and not told to stop meanwhile
@@ -155,14 +161,6 @@ class Service:
 
     def _show_readiness(self) -> None:
         self.metrics.ready.set(self.not_ready is None)
-
-    def _show_models(self) -> None:
-        device, precision = self.device.partition(",")[0], self.settings.precision
-        for id, bundle in self._bundles.items():
-            self.metrics.show_model(id, f"sha256:{bundle.digest}", device, precision)
-            self.metrics.expect_images(id, ENGINE_OPERATIONS)
-            self.statistics.expect(id)
-            self.metrics.expect_payloads(id)
 
     def exposition(self) -> bytes:
         """Return the figures for Prometheus, with readiness and the device's memory as they are now."""

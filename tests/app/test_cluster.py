@@ -66,9 +66,12 @@ class Cluster:
             return all(answer.status_code == 200 for answer in answers)
         return False
 
-    def encode(self) -> httpx.Response:
-        url = f"http://127.0.0.1:{self.port}/encode"
+    def post(self, route: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}{route}"
         return httpx.post(url, content=IMAGES, headers={"Content-Type": NPY}, timeout=30)
+
+    def encode(self) -> httpx.Response:
+        return self.post("/encode")
 
     def figure(self, name: str) -> float:
         lines = self.client.get("/metrics").text.splitlines()
@@ -125,6 +128,9 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         assert service.figure('vae_images_total{model="grey",operation="encode"}') == 30
         assert service.figure("vae_ready") == 1
         assert service.figure("vae_requests_in_flight") == 1  # the scrape
+        for _ in range(10):
+            assert service.post("/compress").status_code == 200
+        assert service.figure("vae_original_bytes_total") == 10 * 3 * 64
         figures = service.client.get("/metrics").text
         assert exposed(figures) == {
             name: family for name, family in documented().items() if "_device_memory_" not in name
@@ -144,6 +150,7 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         # What the killed ones counted is still there.
         assert service.figure('vae_requests_total{route="/encode",status="200"}') == 12
         assert service.figure('vae_images_total{model="grey",operation="encode"}') == 36
+        assert service.figure("vae_original_bytes_total") == 10 * 3 * 64
         # What they held is not.
         assert service.figure("vae_requests_in_flight") == 1
         assert service.figure('vae_max_queued_images{queue="vae"}') == Settings().max_queued_images

@@ -47,6 +47,7 @@ def test_every_part_of_a_long_answer_is_counted(client: httpx.Client, live: Runn
 
     before = counted()
     answer = client.get("/sample?n=100&format=npy")
+    # Its end is noted once the last of it is sent.
     eventually(lambda: counted() - before == len(answer.content))
 
 

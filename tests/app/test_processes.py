@@ -37,7 +37,7 @@ def test_each_process_has_its_own_series(folder: Path) -> None:
         >= (found['process_start_time_seconds{process="front-end-1"}'])
     )
     assert found['process_resident_memory_bytes{process="engine"}'] > 0
-    assert found['process_open_fds{process="engine"}'] == 3
+    assert found['process_open_fds{process="engine"}'] >= 3
     assert found['vae_process_restarts_total{process="engine"}'] == 2
     assert found['vae_process_restarts_total{process="front-end-1"}'] == 0
 

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from app.engine import CpuEngine
+from app.metrics import DeviceMemory
 from models.bundle import SHIPPED
 from tests.app.conftest import Running, running
 from tests.waiting import eventually
@@ -145,9 +147,12 @@ def prometheus_of(server: Running, folder: Path) -> Iterator[Prometheus]:
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     with (
+        pytest.MonkeyPatch.context() as patch,
         running(SHIPPED, models=("fashion-mnist",), max_queued_bytes=ROOM_BYTES) as server,
         prometheus_of(server, tmp_path_factory.mktemp("prometheus")) as prometheus,
     ):
+        # The one part that is not real: there is no GPU.
+        patch.setattr(CpuEngine, "memory", lambda engine: DeviceMemory("cuda:0", 4, 3, 2, 1))
         # The first scrape has every counter at zero.
         eventually(lambda: prometheus.query("vae_ready == 1"))
         ask_everything(server)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from app.metrics import DeviceMemory
 from tests.app.conftest import running
 from tests.bundles import save_small_bundle, small_config
-from tests.exposition import DOCUMENT, documented, exposed
+from tests.exposition import DOCUMENT, ROOT, documented, exposed
 
 
 def test_the_table_is_what_is_exposed(tmp_path: Path) -> None:
@@ -22,3 +23,11 @@ def test_the_table_is_what_is_exposed(tmp_path: Path) -> None:
 def test_a_metric_is_documented_once() -> None:
     for name in documented():
         assert DOCUMENT.count(f"| `{name}` |") == 1
+
+
+def test_every_file_and_section_that_it_names_is_there() -> None:
+    links = re.findall(r"\]\(([^):]+)\)", DOCUMENT)
+    assert links
+    sections = {heading.lower() for heading in re.findall(r"^### (\w+)$", DOCUMENT, re.MULTILINE)}
+    for link in links:
+        assert link.removeprefix("#") in sections or (ROOT / "docs" / link).exists(), link
