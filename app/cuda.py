@@ -167,7 +167,7 @@ class CudaEngine:
         return False
 
     def memory(self) -> DeviceMemory | None:
-        """Return the device's memory; None where it no longer answers. Not before the warm-up has ended."""
+        """Return the device's memory; None where it answers no more."""
         try:
             free, total = torch.cuda.mem_get_info(self._device)
         except RuntimeError:

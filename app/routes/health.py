@@ -35,6 +35,6 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", **openapi.METRICS)
 async def metrics(request: Request) -> Response:
     """Give Prometheus its figures."""
-    # In a thread: the figures of many processes, or a device that hangs, keep no request waiting.
-    figures = await asyncio.to_thread(service_of(request).exposition)
+    service = service_of(request)
+    figures = await asyncio.get_running_loop().run_in_executor(service.scrapes, service.exposition)
     return Response(figures, media_type=CONTENT_TYPE_LATEST)

@@ -146,15 +146,15 @@ def prometheus_of(server: Running, folder: Path) -> Iterator[Prometheus]:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        running(SHIPPED, models=("fashion-mnist",), max_queued_bytes=ROOM_BYTES) as server,
-        prometheus_of(server, tmp_path_factory.mktemp("prometheus")) as prometheus,
-    ):
+    with pytest.MonkeyPatch.context() as patch:
         # The one part that is not real: there is no GPU.
         patch.setattr(CpuEngine, "memory", lambda engine: DeviceMemory("cuda:0", 4, 3, 2, 1))
-        # The first scrape has every counter at zero.
-        eventually(lambda: prometheus.query("vae_ready == 1"))
-        ask_everything(server)
-        eventually(lambda: prometheus.query('vae_requests_total{route="/encode", status="499"} == 1'))
-        yield prometheus
+        with (
+            running(SHIPPED, models=("fashion-mnist",), max_queued_bytes=ROOM_BYTES) as server,
+            prometheus_of(server, tmp_path_factory.mktemp("prometheus")) as prometheus,
+        ):
+            # The first scrape has every counter at zero.
+            eventually(lambda: prometheus.query("vae_ready == 1"))
+            ask_everything(server)
+            eventually(lambda: prometheus.query('vae_requests_total{route="/encode", status="499"} == 1'))
+            yield prometheus
