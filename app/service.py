@@ -56,7 +56,7 @@ class Service:
         self.settings = settings
         self._engine_socket = engine_socket  # of the process that computes, if another does
         self.metrics = Metrics()
-        self.scrapes = ThreadPoolExecutor(1, "scrape")  # which wait for no other work, and keep none waiting
+        self._scrapes = ThreadPoolExecutor(1, "scrape")  # which wait for no other work, and keep none waiting
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.device = ""
@@ -159,10 +159,10 @@ class Service:
     def _show_readiness(self) -> None:
         self.metrics.ready.set(self.not_ready is None)
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """Return the figures for Prometheus."""
         self._show_readiness()  # which a device that is lost turns off by itself
-        return self.metrics.exposition()
+        return await asyncio.get_running_loop().run_in_executor(self._scrapes, self.metrics.exposition)
 
     def bundle(self, model: str | None) -> Bundle:
         """Return the bundle of an id, the default one for None; raise Problem for an unknown id."""

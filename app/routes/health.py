@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -35,6 +33,4 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", **openapi.METRICS)
 async def metrics(request: Request) -> Response:
     """Give Prometheus its figures."""
-    service = service_of(request)
-    figures = await asyncio.get_running_loop().run_in_executor(service.scrapes, service.exposition)
-    return Response(figures, media_type=CONTENT_TYPE_LATEST)
+    return Response(await service_of(request).exposition(), media_type=CONTENT_TYPE_LATEST)
