@@ -22,12 +22,13 @@ from typing import Literal, Protocol
 import numpy as np
 
 from app.errors import Kind, Problem
-from app.metrics import QueueMetrics
+from app.metrics import DeviceMemory, QueueMetrics
 from app.operations import ModelTask
 from app.rows import bytes_in, images_in, stop_of
 
 Cause = Literal["overloaded", "deadline", "disconnected", "fault"]
 Arrays = tuple[np.ndarray, ...]
+MEMORY_SECONDS = 1.0  # at least, between two looks at the device's memory
 RATE_MEMORY = 0.9  # weight of the past in the running images per second, which Retry-After is told from
 
 
@@ -53,6 +54,9 @@ class Engine(Protocol):
 
     def is_lost(self) -> bool:
         """Return whether the device has failed for good."""
+
+    def memory(self) -> DeviceMemory | None:
+        """Return the device's memory; None where it has none of its own, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
         self._queued_images = self._queued_bytes = self._running_images = 0
-        self._images_per_second = self._last_ended = 0.0
+        self._images_per_second = self._last_ended = self._next_look = 0.0
         self._is_closing = False
         self._fault: BaseException | None = None
         self._room = asyncio.Event()
@@ -259,6 +263,7 @@ class Batcher:
         except Exception as error:
             self._call(self._end_warm_up, error)
             return
+        self._look_at_memory(time.monotonic())
         self._call(self._end_warm_up, None)
         self._serve()
 
@@ -321,6 +326,8 @@ class Batcher:
         seconds = ended - batch.started
         self._measure(batch, seconds)
         self._call(self._deliver, batch, outputs, seconds)
+        if ended >= self._next_look:
+            self._look_at_memory(ended)
 
     def _measure(self, batch: Batch, seconds: float) -> None:
         computed = (batch.task.model, batch.task.operation)
@@ -333,6 +340,11 @@ class Batcher:
             self._running_images -= batch.images
             past = self._images_per_second or rate
             self._images_per_second = RATE_MEMORY * past + (1 - RATE_MEMORY) * rate
+
+    def _look_at_memory(self, now: float) -> None:
+        # In this thread, which is the one that may wait for a device that hangs.
+        self._metrics.show_memory(self._engine.memory())
+        self._next_look = now + MEMORY_SECONDS
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         is_lost = self._engine.is_lost()  # waits for the device: not under the lock

@@ -48,7 +48,6 @@ log = logging.getLogger("vaeserve")
 ENGINE, FRONT_END, SUPERVISOR = "engine", "front-end", "supervisor"
 BACKLOG = 2048
 POLL_SECONDS = 0.05
-MEMORY_SECONDS = 1.0  # between two looks at the device's memory
 STOP_SECONDS = 10.0  # for processes to end, beyond their grace
 QUICK_SECONDS = 5.0  # a process that ends sooner, and not for the first time, is started anew no sooner
 MAX_QUICK_ENDS = 5  # in a row
@@ -188,11 +187,9 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     """Compute what front ends ask for, until told to stop or the device is lost; return the exit status."""
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-    metrics = Metrics()
     try:
         bundles = load_bundles(settings.models)
-        engine = build_engine(list(bundles.values()), settings)
-        batcher = new_batcher(engine, settings, metrics)
+        batcher = new_batcher(build_engine(list(bundles.values()), settings), settings, Metrics())
         await batcher.start()
     except Exception as error:
         log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
@@ -202,11 +199,7 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     path.unlink(missing_ok=True)  # of an engine before this one
     async with await EngineServer(batcher, digests_of(bundles)).listen(path):
         log.info("the engine is warm: %s", batcher.device)
-        next_look = 0.0
         while batcher.fault is None and not told.is_set():
-            if time.monotonic() >= next_look:
-                metrics.show_memory(engine.memory())
-                next_look = time.monotonic() + MEMORY_SECONDS
             with suppress(TimeoutError):
                 await asyncio.wait_for(told.wait(), POLL_SECONDS)
         has_closed = await batcher.close(CLOSE_SECONDS)

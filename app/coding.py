@@ -57,6 +57,10 @@ class CodingEngine:
         """Return False: a CPU fails a batch, never for good."""
         return False
 
+    def memory(self) -> None:
+        """Return None: a CPU's memory is the process's."""
+        return None
+
     def _coded(self, task: ModelTask, chunks: list[Any]) -> list[object]:
         if task.operation is Operation.DECOMPRESS:
             return list(decoded(chunks))

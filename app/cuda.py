@@ -167,13 +167,11 @@ class CudaEngine:
         return False
 
     def memory(self) -> DeviceMemory | None:
-        """Return the device's memory; None where it no longer answers. Not before the warm-up has ended."""
+        """Return the device's memory; None where it answers no more."""
         try:
             free, total = torch.cuda.mem_get_info(self._device)
+            reserved = torch.cuda.memory_reserved(self._device)
+            allocated = torch.cuda.memory_allocated(self._device)
         except RuntimeError:
             return None
-        reserved, allocated = (
-            torch.cuda.memory_reserved(self._device),
-            torch.cuda.memory_allocated(self._device),
-        )
         return DeviceMemory(str(self._device), total, total - free, reserved, allocated)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -74,6 +74,7 @@ class QueueMetrics:
     batch_images: Histogram
     queued_images: Gauge
     max_queued_images: Gauge
+    show_memory: Callable[[DeviceMemory | None], None]
 
 
 class RouteMetrics:
@@ -182,6 +183,7 @@ class Metrics:
             self._batch_images.labels(name),
             self._queued_images.labels(name),
             self._max_queued_images.labels(name),
+            self.show_memory,
         )
 
     def of_route(self, route: str) -> RouteMetrics:

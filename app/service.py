@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -57,13 +58,13 @@ class Service:
         self._engine_socket = engine_socket  # of the process that computes, if another does
         self.metrics = Metrics()
         self.statistics = Statistics(self.metrics.registry, settings.tracing)
+        self._scrapes = ThreadPoolExecutor(1, "scrape")  # which wait for no other work, and keep none waiting
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.device = ""
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
         self._batcher: Batcher | RemoteBatcher | None = None
-        self._engine: CpuEngine | CudaEngine | None = None  # once it is warm, if it is in this process
         self._coder: Coder | None = None
         self._state = "loading"
 
@@ -106,7 +107,6 @@ class Service:
                 self.metrics.expect_payloads(id)
                 self.statistics.expect(id)
             codecs = await asyncio.to_thread(load_codecs, bundles)
-            engine = None
             if self._engine_socket is None:
                 engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
                 self._batcher = new_batcher(engine, self.settings, self.metrics)
@@ -119,7 +119,7 @@ class Service:
                     on_change=self._show_readiness,
                 )
             await self._batcher.start()
-            self._engine, device = engine, self._batcher.device
+            device = self._batcher.device
             threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.frontends)
             coder = Coder(codecs, self.settings, self.metrics, threads)
             await coder.start()
@@ -162,12 +162,10 @@ class Service:
     def _show_readiness(self) -> None:
         self.metrics.ready.set(self.not_ready is None)
 
-    def exposition(self) -> bytes:
-        """Return the figures for Prometheus, with readiness and the device's memory as they are now."""
-        self._show_readiness()
-        if self._engine is not None:
-            self.metrics.show_memory(self._engine.memory())
-        return self.metrics.exposition()
+    async def exposition(self) -> bytes:
+        """Return the figures for Prometheus."""
+        self._show_readiness()  # which a device that is lost turns off by itself
+        return await asyncio.get_running_loop().run_in_executor(self._scrapes, self.metrics.exposition)
 
     def bundle(self, model: str | None) -> Bundle:
         """Return the bundle of an id, the default one for None; raise Problem for an unknown id."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -31,6 +29,4 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", **openapi.METRICS)
 async def metrics(request: Request) -> Response:
     """Give Prometheus its figures."""
-    # In a thread: the figures of many processes, or a device that hangs, keep no request waiting.
-    figures = await asyncio.to_thread(service_of(request).exposition)
-    return Response(figures, media_type=CONTENT_TYPE_LATEST)
+    return Response(await service_of(request).exposition(), media_type=CONTENT_TYPE_LATEST)

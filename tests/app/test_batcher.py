@@ -4,14 +4,14 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
 
 from app.batcher import Answer, Arrays, Batcher
 from app.errors import Kind, Problem
-from app.metrics import Metrics
+from app.metrics import DeviceMemory, Metrics
 from app.operations import ModelTask, Operation
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +34,7 @@ class Stepped:
         self.may_warm_up = threading.Event()
         self.may_warm_up.set()
         self.lost = False
+        self.memories: Iterator[DeviceMemory] = iter(())
 
     def warm_up(self) -> None:
         assert self.may_warm_up.wait(SOON)
@@ -47,6 +48,9 @@ class Stepped:
 
     def is_lost(self) -> bool:
         return self.lost
+
+    def memory(self) -> DeviceMemory | None:
+        return next(self.memories, None)
 
 
 class Held:
@@ -412,6 +416,39 @@ async def test_times_and_sizes_are_measured(driver: Driver) -> None:
     assert value("vae_batch_images_sum", VAE) == 3
     assert value("vae_queue_duration_seconds_count", VAE) == 1
     assert value("vae_compute_duration_seconds_count", VAE) == 1
+
+
+def used_memory(driver: Driver) -> float | None:
+    name, labels = "vae_device_memory_used_bytes", {"device": "gpu"}
+    return driver.metrics.registry.get_sample_value(name, labels)
+
+
+async def test_the_memory_of_the_device_is_looked_at_after_the_warm_up_and_between_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.batcher.MEMORY_SECONDS", 0.0)
+    driver = Driver()
+    driver.engine.memories = iter([DeviceMemory("gpu", 8, used, 2, 1) for used in (3, 4, 5)])
+    await driver.batcher.start()
+    assert used_memory(driver) == 3
+    for _ in range(3):
+        driver.step()
+        await driver.submit(1)
+    assert await driver.batcher.close(SOON)
+    assert used_memory(driver) == 5  # the last it could tell
+
+
+async def test_the_memory_of_the_device_is_not_looked_at_after_every_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.batcher.MEMORY_SECONDS", float("inf"))
+    driver = Driver()
+    driver.engine.memories = iter([DeviceMemory("gpu", 8, 3, 2, 1), DeviceMemory("gpu", 8, 4, 2, 1)])
+    await driver.batcher.start()
+    driver.step()
+    await driver.submit(1)
+    assert await driver.batcher.close(SOON)
+    assert used_memory(driver) == 3
 
 
 async def test_the_time_of_a_batch_counts_once_for_a_request_with_several_parts_in_it(driver: Driver) -> None:

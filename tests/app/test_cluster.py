@@ -127,7 +127,7 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         assert service.figure('vae_requests_total{route="/encode",status="200"}') == 10
         assert service.figure('vae_images_total{model="grey",operation="encode"}') == 30
         assert service.figure("vae_ready") == 1
-        assert service.figure("vae_requests_in_flight") == 1  # the scrape
+        eventually(lambda: service.figure("vae_requests_in_flight") == 1)  # the scrape
         for _ in range(10):
             assert service.post("/compress").status_code == 200
         assert service.figure("vae_original_bytes_total") == 10 * 3 * 64
@@ -152,7 +152,7 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         assert service.figure('vae_images_total{model="grey",operation="encode"}') == 36
         assert service.figure("vae_original_bytes_total") == 10 * 3 * 64
         # What they held is not.
-        assert service.figure("vae_requests_in_flight") == 1
+        eventually(lambda: service.figure("vae_requests_in_flight") == 1)
         assert service.figure('vae_max_queued_images{queue="vae"}') == Settings().max_queued_images
         assert service.processes() == {"supervisor", "engine", "front-end-1", "front-end-2"}
         assert service.figure('vae_process_restarts_total{process="engine"}') == 1

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,15 +146,15 @@ def prometheus_of(server: Running, folder: Path) -> Iterator[Prometheus]:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        running(SHIPPED, models=("fashion-mnist",), max_queued_bytes=ROOM_BYTES) as server,
-        prometheus_of(server, tmp_path_factory.mktemp("prometheus")) as prometheus,
-    ):
-        # The one part that is not real: there is no GPU.
-        patch.setattr(CpuEngine, "memory", lambda engine: DeviceMemory("cuda:0", 4, 3, 2, 1))
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            # The one part that is not real: there is no GPU. What was seen at the start stays.
+            patch.setattr(CpuEngine, "memory", lambda engine: DeviceMemory("cuda:0", 4, 3, 2, 1))
+            service = running(SHIPPED, models=("fashion-mnist",), max_queued_bytes=ROOM_BYTES)
+            server = stack.enter_context(service)
+        found = stack.enter_context(prometheus_of(server, tmp_path_factory.mktemp("prometheus")))
         # The first scrape has every counter at zero.
-        eventually(lambda: prometheus.query("vae_ready == 1"))
+        eventually(lambda: found.query("vae_ready == 1"))
         ask_everything(server)
-        eventually(lambda: prometheus.query('vae_requests_total{route="/encode", status="499"} == 1'))
-        yield prometheus
+        eventually(lambda: found.query('vae_requests_total{route="/encode", status="499"} == 1'))
+        yield found
