@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.errors import MEDIA_TYPE, Kind
+from app.inference.described import InferenceRequest
 from app.negotiation import (
     COMPRESSED_FORMATS,
     ENCODED_FORMATS,
@@ -26,6 +27,7 @@ from app.negotiation import (
     Format,
 )
 from app.negotiation.media import JSON, PAYLOAD
+from app.schemas import reference, schemas_of, without_const
 from codec.encoding import compress
 from models.bundle import BundleConfig, Metrics
 from models.images import encode_png
@@ -183,9 +185,7 @@ def _problems(kinds: Sequence[Kind]) -> dict[int | str, dict[str, Any]]:
             kind.status,
             {
                 "description": kind.title,
-                "content": {
-                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": {}}
-                },
+                "content": {MEDIA_TYPE: {"schema": reference(ProblemDocument), "examples": {}}},
             },
         )
         answer["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": problem_example(kind)}
@@ -201,9 +201,10 @@ def _route(
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     binary = {name.media_type: BINARY for name in formats if name is not Format.json}
+    # JSON first: clients that are generated from the document read the first that they can.
     route: dict[str, Any] = {
         "response_class": Response,
-        "responses": {200: {"model": answer, "content": binary}, **_problems(kinds)},
+        "responses": {200: {"model": answer, "content": {JSON: {}, **binary}}, **_problems(kinds)},
     }
     if body is not None:
         route["openapi_extra"] = {"requestBody": {"required": True, "content": body}}
@@ -211,8 +212,9 @@ def _route(
 
 
 def _body(document: type[BaseModel], media_types: Sequence[str]) -> dict[str, Any]:
-    binary = {media_type: BINARY for media_type in media_types if media_type != JSON}
-    return {JSON: {"schema": document.model_json_schema()}, **binary}
+    # Backwards: such clients send a file as the last that is no JSON, an image as PNG.
+    binary = {media_type: BINARY for media_type in reversed(media_types) if media_type != JSON}
+    return {JSON: {"schema": reference(document)}, **binary}
 
 
 _COMMON = (Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
@@ -254,8 +256,9 @@ def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    schemas = document["components"]["schemas"]
-    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    bodies = (ImagesIn, LatentsIn, PayloadIn, InferenceRequest, ProblemDocument)
+    schemas = document["components"]["schemas"] | schemas_of(bodies)
+    document["components"]["schemas"] = without_const(schemas)
     for operations in document["paths"].values():
         for operation in operations.values():
             content = operation.get("requestBody", {}).get("content", {})

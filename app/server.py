@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -50,6 +51,7 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        generate_unique_id_function=_operation_id,
         telemetry={
             "tracing": settings.tracing,
             "metrics": False,  # GET /metrics has them
@@ -133,6 +135,10 @@ def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
         logging.shutdown()
         os._exit(server.exit_status())
     return server.exit_status()
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"inference_{route.name}" if route.path.startswith(errors.INFERENCE_PREFIX) else route.name
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.errors import Kind
+from app.schemas import reference
 
 Scalar = bool | int | float | str
 
@@ -190,10 +191,10 @@ METADATA = _route(ModelMetadata, _UNKNOWN)
 CONFIG = _route(ModelConfig, _UNKNOWN)
 STATISTICS = _route(AllStatistics, _UNKNOWN)
 INFER = _route(InferenceResponse, _INFER)
-INFER["responses"][200]["content"] = _BINARY
+INFER["responses"][200]["content"] = {"application/json": {}, **_BINARY}
 INFER["openapi_extra"] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": InferenceRequest.model_json_schema()}, **_BINARY},
+        "content": {"application/json": {"schema": reference(InferenceRequest)}, **_BINARY},
     }
 }

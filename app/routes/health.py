@@ -9,7 +9,7 @@ from app import openapi
 from app.negotiation import json_answer
 from app.routes.common import check_live, check_ready, service_of
 
-router = APIRouter()
+router = APIRouter(tags=["health"])
 
 
 @router.get("/health/live", **openapi.LIVE)

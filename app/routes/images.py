@@ -29,7 +29,7 @@ from app.routes.common import (
     timed,
 )
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, tags=["images"])
 SamplesParameter = Annotated[
     int, Query(ge=1, description="K, latent samples an image: more tighten the bound `nll`.")
 ]

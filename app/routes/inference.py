@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -30,7 +30,8 @@ from app.statistics import told
 
 QUICK_ANSWER_BYTES = 1 << 18  # coded on the event loop
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
-router = APIRouter(prefix="/v2", route_class=StrictRoute)
+router = APIRouter(prefix="/v2", route_class=StrictRoute, tags=["inference"])
+Handler = Callable[[Request, InferenceModel], Awaitable[Response]]
 
 
 @router.get("", **described.SERVER)
@@ -38,6 +39,25 @@ async def server(request: Request) -> Response:
     """Name the server and the extensions of the protocol that it has."""
     document = {"name": "vaeserve", "version": version_of("vaeserve"), "extensions": EXTENSIONS}
     return json_answer(document)
+
+
+def of_model(method: str, path: str, description: dict[str, Any]) -> Callable[[Handler], Handler]:
+    """Register a handler for a model, by its name alone and with its version."""
+
+    def register(handle: Handler) -> Handler:
+        async def any_version(request: Request, name: str) -> Response:
+            return await handle(request, find_model(service_of(request), name))
+
+        async def one_version(request: Request, name: str, version: str) -> Response:
+            return await handle(request, find_model(service_of(request), name, version))
+
+        names = (("", any_version, ""), ("/versions/{version}", one_version, "_of_version"))
+        for part, endpoint, suffix in names:
+            endpoint.__doc__, endpoint.__name__ = handle.__doc__, handle.__name__ + suffix
+            router.add_api_route(f"/models/{{name}}{part}{path}", endpoint, methods=[method], **description)
+        return handle
+
+    return register
 
 
 @router.get("/health/live", **described.LIVE)
@@ -71,44 +91,35 @@ async def all_statistics(request: Request) -> Response:
     return _statistics(service, list(models_of(service)))
 
 
-@router.get("/models/{name}", **described.METADATA)
-@router.get("/models/{name}/versions/{version}", **described.METADATA)
-async def metadata(request: Request, name: str, version: str | None = None) -> Response:
+@of_model("GET", "", described.METADATA)
+async def metadata(request: Request, model: InferenceModel) -> Response:
     """Describe a model's inputs and outputs."""
-    return json_answer(find_model(service_of(request), name, version).metadata())
+    return json_answer(model.metadata())
 
 
-@router.get("/models/{name}/ready", **described.MODEL_READY)
-@router.get("/models/{name}/versions/{version}/ready", **described.MODEL_READY)
-async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
+@of_model("GET", "/ready", described.MODEL_READY)
+async def model_ready(request: Request, model: InferenceModel) -> Response:
     """Say whether a model takes requests."""
-    find_model(service_of(request), name, version)
     check_ready(service_of(request))
-    return json_answer({"name": name, "ready": True})
+    return json_answer({"name": model.name, "ready": True})
 
 
-@router.get("/models/{name}/config", **described.CONFIG)
-@router.get("/models/{name}/versions/{version}/config", **described.CONFIG)
-async def config(request: Request, name: str, version: str | None = None) -> Response:
+@of_model("GET", "/config", described.CONFIG)
+async def config(request: Request, model: InferenceModel) -> Response:
     """Describe a model as Triton's model configuration does."""
-    service = service_of(request)
-    return json_answer(find_model(service, name, version).config(service))
+    return json_answer(model.config(service_of(request)))
 
 
-@router.get("/models/{name}/stats", **described.STATISTICS)
-@router.get("/models/{name}/versions/{version}/stats", **described.STATISTICS)
-async def statistics(request: Request, name: str, version: str | None = None) -> Response:
+@of_model("GET", "/stats", described.STATISTICS)
+async def statistics(request: Request, model: InferenceModel) -> Response:
     """Tell how often a model was asked, by whichever protocol, and how long it took."""
-    service = service_of(request)
-    return _statistics(service, [find_model(service, name, version)])
+    return _statistics(service_of(request), [model])
 
 
-@router.post("/models/{name}/infer", **described.INFER)
-@router.post("/models/{name}/versions/{version}/infer", **described.INFER)
-async def infer(request: Request, name: str, version: str | None = None) -> Response:
+@of_model("POST", "/infer", described.INFER)
+async def infer(request: Request, model: InferenceModel) -> Response:
     """Compute a model's outputs."""
     service = service_of(request)
-    model = find_model(service, name, version)
     service.batcher.check_room()
     header_length = request.headers.get("inference-header-content-length")
 
@@ -122,7 +133,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     if inference.timeout_seconds is not None:
         deadline = min(deadline, time.monotonic() + inference.timeout_seconds)
     outcome = await model.call.run(Asked(service, request, model.bundle, given, parameters, deadline))
-    return timed(await _coded(request, written(name, VERSION, inference, outcome.values)), outcome)
+    return timed(await _coded(request, written(model.name, VERSION, inference, outcome.values)), outcome)
 
 
 def _statistics(service: Service, models: Sequence[InferenceModel]) -> Response:

@@ -12,7 +12,7 @@ from app.routes.common import StrictRoute, service_of
 from app.service import Service
 from models.bundle import Bundle
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, tags=["models"])
 
 
 @router.get("/models", **openapi.MODELS)

@@ -36,7 +36,7 @@ from codec.encoding import Effort, Manner
 from codec.lossy import BEST_QUALITY
 from codec.payload import LARGEST_ERROR
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, tags=["payloads"])
 EffortParameter = Annotated[
     Effort, Query(description="`fast` takes a half to a tenth of the time, for a payload that is less small.")
 ]

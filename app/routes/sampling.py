@@ -24,7 +24,7 @@ from app.tasks import Draw
 from models.noise import MAX_SEED
 from models.priors import Prior
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, tags=["samples"])
 RANDOM_SEED_BITS = 32
 
 CountParameter = Annotated[int, Query(alias="n", ge=1, description="Number of images.")]
