@@ -193,6 +193,14 @@ STATISTICS = _route(AllStatistics, _UNKNOWN)
 INFER = _route(InferenceResponse, _INFER)
 INFER["responses"][200]["content"] = {"application/json": {}, **_BINARY}
 INFER["openapi_extra"] = {
+    "parameters": [
+        {
+            "name": "Inference-Header-Content-Length",
+            "in": "header",
+            "schema": {"type": "integer"},
+            "description": "bytes of the JSON document, where raw tensors follow it; 0 where it is left out",
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": reference(InferenceRequest)}, **_BINARY},
