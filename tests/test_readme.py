@@ -9,31 +9,11 @@ import pytest
 
 from models.bundle import SHIPPED
 from tests.app.conftest import running
+from tests.documents import console_commands, gist
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# What may change from machine to machine. Counts are compared, also where they are written as 2.0.
-VARIABLE = (
-    (re.compile(r"sha256:[0-9a-f]*"), "<digest>"),
-    (re.compile(r"[A-Za-z0-9+/]{40,}=*"), "<base64>"),
-    (re.compile(r"-?\d+(\.(?!0\b)\d+(e[-+]?\d+)?|e[-+]?\d+)"), "<number>"),
-)
-
-
-def console_commands(document: str) -> list[tuple[str, str]]:
-    """Commands after `$ ` in console blocks, each with the output shown below it."""
-    blocks = re.findall(r"```console\n(.*?)```", document, re.DOTALL)
-    parts = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
-    return [(command, output.strip()) for command, _, output in (part.partition("\n") for part in parts)]
-
-
-def gist(output: str, is_cut: bool = False) -> str:
-    """What must not change from machine to machine; of a cut list, not how many numbers it still shows."""
-    if is_cut:
-        output = re.sub(r"[-\d.e]*$", "", output)  # the number that the cut went through
-    for pattern, name in VARIABLE:
-        output = pattern.sub(name, output)
-    return re.sub(r"(<number>,)+$", "<number>, …", output) if is_cut else output
 
 
 def test_the_gist_of_an_answer_keeps_names_counts_and_words() -> None:
@@ -86,12 +66,13 @@ def test_every_curl_answers_as_shown(tmp_path: Path) -> None:
             assert gist(answered.stdout.strip(), is_cut) == gist(shown, is_cut), command
 
 
-@pytest.mark.parametrize("document", [README, (ROOT / "docs" / "own-images.md").read_text(encoding="utf-8")])
-def test_every_file_that_a_document_names_is_there(document: str) -> None:
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_is_there(path: Path) -> None:
+    document = path.read_text(encoding="utf-8")
     named = re.findall(r"\]\(([^)#:]+)\)", document) + re.findall(r"training/configs/\S+\.toml", document)
     assert named
     for name in named:
-        assert (ROOT / name).exists() or (ROOT / "docs" / name).exists(), name
+        assert (ROOT / name).exists() or (path.parent / name).exists(), name
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:

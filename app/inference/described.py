@@ -204,5 +204,5 @@ INFER["openapi_extra"] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": reference(InferenceRequest)}, **_BINARY},
-    }
+    },
 }
