@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import SHIPPED
-from tests.app.conftest import running
+from tests.servers import running
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,8 +21,8 @@ import pytest
 from app import cluster
 from app.batcher import Batcher
 from app.cluster import ENGINE, FRONT_END
-from tests.app.conftest import Running
 from tests.app.test_routes import NPY, npy
+from tests.servers import Running
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
