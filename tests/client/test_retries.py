@@ -199,8 +199,8 @@ def test_an_answer_in_small_parts_ends_with_the_calls_time(connect: Connect) -> 
     hung_up = threading.Event()
 
     def trickle() -> object:
-        yield b"HTTP/1.1 200 x\r\nContent-Length: 1000000\r\n\r\n"
-        while not hung_up.wait(0.005):
+        yield b"HTTP/1.1 200 x\r\nContent-Length: 400\r\n\r\n"
+        while not hung_up.wait(0.005):  # two seconds for all of it, none of them longer than the call's
             yield b" "
 
     with scripted(trickle()) as server:  # type: ignore[arg-type]
