@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vaeserve_client.errors import DeadlineExceeded, VaeserveError
 
+_PHASES = ("connect", "read", "write", "pool")
 _LEAST_SECONDS = 1e-3  # 0 would make a socket not wait at all, which is another error
 
 
@@ -77,8 +78,10 @@ class _Remaining(dict[str, float]):
     """Timeouts that shrink: httpcore asks for one as each phase begins; none outlasts the deadline."""
 
     def __init__(self, deadline: float, connect_seconds: float) -> None:
-        super().__init__()
         self._deadline, self._connect_seconds = deadline, connect_seconds
+        super().__init__(
+            {phase: self.get(phase) for phase in _PHASES}
+        )  # for transports that are not httpcore
 
     def get(self, name: str, default: object = None) -> float:
         seconds = max(_LEAST_SECONDS, self._deadline - time.monotonic())

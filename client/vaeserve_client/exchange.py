@@ -18,9 +18,9 @@ TIMEOUT_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 RANDOM_SEED_BITS = 32  # as the service draws them
 # The service closes what is idle for 5 s. Closing first leaves it no moment to close what is written to.
-_KEEP_ALIVE_SECONDS = 4.0
+KEEP_ALIVE_SECONDS = 4.0
 _LIMITS = httpx.Limits(
-    max_connections=100, max_keepalive_connections=100, keepalive_expiry=_KEEP_ALIVE_SECONDS
+    max_connections=100, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_SECONDS
 )
 
 

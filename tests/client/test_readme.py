@@ -54,7 +54,8 @@ def test_every_example_gives_what_it_shows(tmp_path: Path, monkeypatch: pytest.M
             shown = gist(shown_by(example, names))
             assert shown == gist(example.exc_msg or example.want), example.source
         names["client"].close()  # type: ignore[attr-defined]
-    assert PIL.Image.open("boot-decoded.png").size == (28, 28)
+    with PIL.Image.open("boot-decoded.png") as image:
+        assert image.size == (28, 28)
 
 
 def test_every_method_is_in_its_table() -> None:

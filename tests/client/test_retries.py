@@ -9,6 +9,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -30,6 +31,8 @@ from vaeserve_client import (
     Retries,
     ServiceDeadline,
 )
+from vaeserve_client.attempts import Attempts
+from vaeserve_client.exchange import KEEP_ALIVE_SECONDS
 
 MODELS = b'{"default": "x", "models": []}'
 
@@ -222,6 +225,23 @@ def test_retries_share_the_calls_time(connect: Connect, waits: Waits) -> None:
     with scripted(answer(503)) as server, pytest.raises(DeadlineExceeded):
         connect(server.url, timeout=0.1, retries=Retries(first_seconds=0)).models()
     assert len(server.requests) == 1
+
+
+def test_no_phase_of_an_attempt_outlasts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("vaeserve_client.attempts.time", SimpleNamespace(monotonic=lambda: now))
+    timeouts = Attempts(Retries(), 9).timeouts(connect_seconds=5)
+    assert timeouts == {"connect": 5, "read": 9, "write": 9, "pool": 9}
+    now = 106.0
+    assert [timeouts.get(phase) for phase in ("connect", "read", "write", "pool")] == [3, 3, 3, 3]
+    now = 110.0
+    assert (
+        0 < timeouts.get("read", 0) < 0.01
+    )  # a socket with a timeout of 0 would not wait, and fail otherwise
+
+
+def test_idle_connections_are_closed_before_the_service_does(live: Running) -> None:
+    assert live.server.config.timeout_keep_alive > KEEP_ALIVE_SECONDS
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
