@@ -79,9 +79,7 @@ class _Remaining(dict[str, float]):
 
     def __init__(self, deadline: float, connect_seconds: float) -> None:
         self._deadline, self._connect_seconds = deadline, connect_seconds
-        super().__init__(
-            {phase: self.get(phase) for phase in _PHASES}
-        )  # for transports that are not httpcore
+        super().__init__({phase: self.get(phase) for phase in _PHASES})  # for who reads them otherwise
 
     def get(self, name: str, default: object = None) -> float:
         seconds = max(_LEAST_SECONDS, self._deadline - time.monotonic())

@@ -30,6 +30,7 @@ from vaeserve_client.exchange import (
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Sized)
+PART_BYTES = 1 << 18
 
 
 class Blocking:
@@ -95,19 +96,30 @@ class Blocking:
                     raise
 
     def _answer(self, call: Call[Any], attempts: Attempts) -> Answer:
-        request = self._http.build_request(**request_options(call, attempts, self._connect_seconds))
+        attempts.remaining_seconds()
+        asked = request_options(call, attempts, self._connect_seconds)
+        if call.body is not None and len(call.body.content) > PART_BYTES:
+            asked["content"] = in_time(call.body.content, attempts)
+        request = self._http.build_request(**asked)
         parts = []
         try:
             response = self._http.send(request, stream=True)
             try:
                 for part in response.iter_bytes():
                     parts.append(part)
-                    attempts.remaining_seconds()  # httpx limits the wait for each part, not for all
+                    attempts.remaining_seconds()
             finally:
                 response.close()
         except httpx.HTTPError as error:
             raise failure_of(error, attempts) from error
         return answer_of(response, b"".join(parts))
+
+
+def in_time(content: bytes, attempts: Attempts) -> Iterator[bytes]:
+    """Yield a body in parts; raise DeadlineExceeded once the time is over."""
+    for start in range(0, len(content), PART_BYTES):
+        attempts.remaining_seconds()
+        yield content[start : start + PART_BYTES]
 
 
 def answered_in_order(

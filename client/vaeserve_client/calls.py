@@ -59,8 +59,10 @@ class Call(Generic[T]):
     @property
     def headers(self) -> dict[str, str]:
         """What this request has beside the client's own headers."""
-        accepted = {"Accept": self.accept}
-        return accepted if self.body is None else accepted | {"Content-Type": self.body.media_type}
+        if self.body is None:
+            return {"Accept": self.accept}
+        length = str(len(self.body.content))
+        return {"Accept": self.accept, "Content-Type": self.body.media_type, "Content-Length": length}
 
     def read(self, answer: Answer) -> T:
         """Return the result; raise AnswerError for an answer that is not the service's."""

@@ -31,8 +31,7 @@ def options(base_url: str, headers: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def request_options(call: Call[Any], attempts: Attempts, connect_seconds: float) -> dict[str, Any]:
-    """Return what httpx builds an attempt's request from; raise DeadlineExceeded where it is too late."""
-    attempts.remaining_seconds()
+    """Return what httpx builds an attempt's request from."""
     return {
         "method": call.method,
         "url": call.path,

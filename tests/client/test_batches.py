@@ -126,7 +126,7 @@ def test_an_error_ends_it_after_the_results_before_it(
 
 
 class Waiting(threading.Event):
-    """Set while a call waits, for ten minutes, before it tries again."""
+    """Set while a call waits, for ten seconds, before it tries again."""
 
     def __init__(self, waits: Waits) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Waiting(threading.Event):
 
     def _during(self) -> float:
         self.set()
-        return 600.0
+        return 10.0
 
 
 def test_an_error_ends_the_waits_of_the_others(
