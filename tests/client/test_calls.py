@@ -26,6 +26,7 @@ from vaeserve_client import (
     UnknownModel,
     calls,
 )
+from vaeserve_client.blocking import PART_BYTES
 
 
 def file_of(image: PIL.Image.Image, kind: str = "PNG") -> bytes:
@@ -47,6 +48,19 @@ def test_encode_gives_the_models_mu_and_logvar(client: Client, grey: Bundle, pix
     assert_close(encoded.logvar, logvar)
     assert_close(encoded.std, np.exp(logvar / 2))
     encoded.mu[0] = 0  # the caller's own
+
+
+def test_a_body_of_several_parts_arrives_whole(client: Client, pixels: np.ndarray) -> None:
+    many = np.tile(pixels[:8], (512, 1, 1))
+    assert many.nbytes >= PART_BYTES
+    encoded = client.encode(many)
+    assert_close(encoded.mu, np.tile(client.encode(pixels[:8]).mu, (512, 1)))
+
+
+def test_a_body_that_is_too_large_is_refused_as_such(client: Client) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        client.encode(np.zeros((600_000, 8, 8), np.uint8))
+    assert (raised.value.status, raised.value.kind, raised.value.limit) == (413, "too-large", 32 << 20)
 
 
 def test_images_are_arrays_pil_images_paths_or_files(
