@@ -45,7 +45,7 @@ fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: s
 test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.12.0
 	$(PYTHON) -m venv .venv-torch
 	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
-	.venv-torch/bin/pip install -q -c .venv-torch/constraints -e '.[dev]' torch==$(TORCH)
+	.venv-torch/bin/pip install -q -c .venv-torch/constraints -e '.[dev]' -e ./client torch==$(TORCH)
 	.venv-torch/bin/pytest
 
 lock: .venv/dev ## write requirements.lock anew from pyproject.toml
@@ -57,9 +57,9 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e .
 	touch $@
 
-.venv/dev: pyproject.toml requirements.lock
+.venv/dev: pyproject.toml requirements.lock client/pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c requirements.lock -e '.[dev]'
+	$(BIN)/pip install -q -c requirements.lock -e '.[dev]' -e ./client
 	touch $@ .venv/serve
 
 .PHONY: help serve test test-torch check format data train bench peers fuzz lock

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from models.bundle import SHIPPED
-from tests.app.conftest import running
 from tests.documents import console_commands, gist
+from tests.servers import running
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

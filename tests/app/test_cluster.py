@@ -24,9 +24,9 @@ from app.cluster import ENGINE, FRONT_END
 from app.engine import CpuEngine
 from app.metrics import DeviceMemory, Metrics
 from app.settings import Settings
-from tests.app.conftest import Running
 from tests.app.test_routes import NPY, npy
 from tests.exposition import documented, exposed
+from tests.servers import Running
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]

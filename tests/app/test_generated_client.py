@@ -18,8 +18,8 @@ import pytest
 
 from models.bundle import Bundle
 from models.images import decode_image, encode_png
-from tests.app.conftest import Running
 from tests.app.test_routes import assert_close, direct, pixels_of
+from tests.servers import Running
 
 ROOT = Path(__file__).parents[2]
 MODULES = ("client", "models", "types", "api.images", "api.samples", "api.payloads", "api.inference")

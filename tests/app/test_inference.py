@@ -23,9 +23,9 @@ from codec.model import CodecModel
 from models.bundle import Bundle
 from models.images import encode_png
 from models.priors import sample_latents
-from tests.app.conftest import Running, running
 from tests.app.test_routes import NPY, assert_close, direct, npy, pixels_of
 from tests.codecs import pictures
+from tests.servers import Running, running
 
 OPERATIONS = ("encode", "decode", "reconstruct", "score", "sample", "compress", "decompress")
 Arrays = Mapping[str, np.ndarray]

@@ -17,11 +17,11 @@ from app.metrics import Metrics
 from codec.model import CodecModel
 from codec.payload import parsed
 from models.bundle import Bundle
-from tests.app.conftest import Running, running
 from tests.app.test_payloads import GREY, compressed, noise
 from tests.app.test_routes import NPY, npy
-from tests.app.test_server import Gate, gate, posted  # noqa: F401
+from tests.app.test_server import gate, posted  # noqa: F401
 from tests.codecs import pictures
+from tests.servers import Gate, Running, running
 from tests.waiting import eventually
 
 

@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.metrics import Metrics
 from app.observation import ObservedRequests
-from tests.app.conftest import running
 from tests.app.test_routes import problem
+from tests.servers import running
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"

@@ -30,9 +30,9 @@ from codec.model import FILE, CodecError, CodecModel, dumped
 from codec.payload import decompress, images_a_chunk, parsed, varint
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png
-from tests.app.conftest import Running, running
 from tests.app.test_routes import FORMATS, JSON, NPY, SAFETENSORS, base64_json, decoded, npy, problem
 from tests.codecs import pictures
+from tests.servers import Running, running
 
 PAYLOAD = "application/vnd.vaeserve.payload"
 GREY = (1, 8, 8)

@@ -18,7 +18,7 @@ from codec.model import CodecModel
 from models.bundle import Bundle
 from models.images import decode_image, encode_png
 from models.priors import sample_latents
-from tests.app.conftest import Running
+from tests.servers import Running
 
 JSON, NPY = "application/json", "application/x-npy"
 SAFETENSORS = "application/x-safetensors"

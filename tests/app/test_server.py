@@ -17,35 +17,13 @@ import numpy as np
 import pytest
 
 from app.__main__ import main
-from app.batcher import Pending
 from app.engine import CpuEngine
-from app.operations import ModelTask
 from app.server import Server
-from app.service import load_bundles
-from tests.app.conftest import Running, running
 from tests.app.test_routes import NPY, npy, problem
+from tests.servers import Gate, Running, loading_held, running
 
 ROOT = Path(__file__).parents[2]
 IMAGE = npy(np.zeros((1, 8, 8), np.uint8))
-
-
-class Gate:
-    """Holds every batch of every CPU engine until it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.entered, self.opened = threading.Semaphore(0), threading.Event()
-        self.error: Exception | None = None
-        launch = CpuEngine.launch
-
-        def held(engine: CpuEngine, task: ModelTask, parts: list[np.ndarray]) -> Pending:
-            self.entered.release()
-            assert self.opened.wait(30)
-            if self.error is not None:
-                raise self.error
-            return launch(engine, task, parts)
-
-        monkeypatch.setattr(CpuEngine, "launch", held)
-        monkeypatch.setattr(CpuEngine, "warm_up", lambda engine: None)
 
 
 @pytest.fixture
@@ -72,15 +50,7 @@ def posted(server: Running) -> Iterator["list[httpx.Response]"]:
 @pytest.fixture
 def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """An event that every service waits for before it loads its bundles."""
-    event = threading.Event()
-
-    def slow(names: tuple[str, ...]) -> object:
-        assert event.wait(30)
-        return load_bundles(names)
-
-    monkeypatch.setattr("app.service.load_bundles", slow)
-    monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
-    return event
+    return loading_held(monkeypatch)
 
 
 def test_requests_are_refused_with_retry_after_while_the_models_load(

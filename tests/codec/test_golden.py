@@ -19,7 +19,7 @@ from codec.lossy import at_quality, encode_lossy_chunk, rung_costs, squared_erro
 from codec.model import FILE, CodecModel
 from codec.payload import Kind, decompress, parsed
 from models.bundle import SHIPPED
-from tests.app.conftest import running
+from tests.servers import running
 
 GOLDEN = Path(__file__).parent / "golden"
 # SHA-256 of the first sixteen test images, by image, channel, row, column.

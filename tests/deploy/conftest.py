@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from app.engine import CpuEngine
 from app.metrics import DeviceMemory
 from models.bundle import SHIPPED
-from tests.app.conftest import Running, running
+from tests.servers import Running, running
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]

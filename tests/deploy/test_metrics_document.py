@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from app.metrics import DeviceMemory
-from tests.app.conftest import running
 from tests.bundles import save_small_bundle, small_config
 from tests.exposition import DOCUMENT, ROOT, documented, exposed
+from tests.servers import running
 
 
 def test_the_table_is_what_is_exposed(tmp_path: Path) -> None:

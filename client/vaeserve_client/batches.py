@@ -1,0 +1,49 @@
+"""Long inputs in parts, read no further than asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence, Sized
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+Part = np.ndarray | Sequence[Any]
+
+
+def check_sizes(batch: int, concurrency: int) -> None:
+    """Raise ValueError unless both are positive."""
+    if batch < 1 or concurrency < 1:
+        raise ValueError(f"batch is {batch} and concurrency {concurrency}; both are at least 1")
+
+
+def parts_of(items: Iterable[Any], size: int) -> Iterator[Part]:
+    """Yield slices of an array, or lists of what an iterable yields, read no further than asked."""
+    if isinstance(items, np.ndarray | range):
+        yield from (items[start : start + size] for start in range(0, len(items), size))
+        return
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+async def parts_of_any(items: Iterable[Any] | AsyncIterable[Any], size: int) -> AsyncGenerator[Part, None]:
+    """Yield as parts_of does, from an asynchronous iterable too."""
+    if not isinstance(items, AsyncIterable):
+        for part in parts_of(items, size):
+            yield part
+        return
+    read: list[Any] = []
+    async for item in items:
+        read.append(item)
+        if len(read) == size:
+            yield read
+            read = []
+    if read:
+        yield read
+
+
+def bar_of(items: object, progress: bool) -> tqdm[Any]:
+    """Return a progress bar of as many images as `items` says that it has."""
+    return tqdm(total=len(items) if isinstance(items, Sized) else None, unit=" images", disable=not progress)
