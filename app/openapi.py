@@ -132,6 +132,16 @@ class LoadedModels(BaseModel):
     models: list[LoadedModel]
 
 
+class LatentsOfModel(BaseModel):
+    """Moments of mu over the training images, a latent each."""
+
+    model: str
+    latent_dim: int
+    mean: list[float]
+    std: list[float] = Field(description="standard deviation")
+    active: list[bool] = Field(description="whether mu varies by more than 0.01, as a variance")
+
+
 class Status(BaseModel):
     """The state of the process."""
 
@@ -236,6 +246,7 @@ COMPRESS["responses"][200]["headers"] = _FIGURES
 DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY)
 MODELS = _route(LoadedModels, (), (Kind.INVALID, Kind.NOT_READY))
 MODEL = _route(LoadedModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
+LATENTS = _route(LatentsOfModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
 LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
 READY = _route(Status, (), (Kind.NOT_READY,))
 METRICS: dict[str, Any] = {
