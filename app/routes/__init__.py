@@ -1,7 +1,7 @@
 """The routes, a router for each subject."""
 
-from app.routes import health, images, models, payloads, sampling
+from app.routes import health, images, models, payloads, playground, sampling
 
-ROUTERS = (images.router, payloads.router, sampling.router, models.router, health.router)
+ROUTERS = (images.router, payloads.router, sampling.router, models.router, health.router, playground.router)
 
 __all__ = ["ROUTERS"]

@@ -60,7 +60,9 @@ def test_a_request_s_example_gets_the_answer_that_is_described(
     )
 
 
-@pytest.mark.parametrize("path", ["/sample", "/models", "/models/grey", "/health/live", "/health/ready"])
+@pytest.mark.parametrize(
+    "path", ["/sample", "/models", "/models/grey", "/models/grey/latents", "/health/live", "/health/ready"]
+)
 def test_a_get_s_answer_is_as_described(client: httpx.Client, document: dict[str, Any], path: str) -> None:
     route = path.replace("grey", "{id}")
     schema = operation(document, route)["responses"]["200"]["content"]["application/json"]["schema"]
@@ -135,6 +137,10 @@ def test_no_description_of_another_error_format_is_left(document: dict[str, Any]
 
 def test_every_route_that_refuses_unknown_parameters_says_so(document: dict[str, Any]) -> None:
     strict = [route for router in ROUTERS for route in router.routes if isinstance(route, StrictRoute)]
-    assert len(strict) == 9
+    assert len(strict) == 10
     for route in strict:
         assert "422" in operation(document, route.path)["responses"], route.path
+
+
+def test_the_playground_is_no_part_of_it(document: dict[str, Any]) -> None:
+    assert not [path for path in document["paths"] if path == "/" or path.startswith("/playground")]
