@@ -94,6 +94,8 @@ class Compressed(BaseModel):
     original_bytes: int
     compressed_bytes: int
     bits_per_dim: float
+    png_bytes: int | None = Field(default=None, description="of PNG files, one an image; with compare alone")
+    webp_bytes: int | None = Field(default=None, description="of lossless WebP files; with compare alone")
 
 
 class Decompressed(BaseModel):
@@ -234,6 +236,8 @@ _FIGURES = {
     "X-Original-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the pixels, one a channel."},
     "X-Compressed-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the payload."},
     "X-Bits-Per-Dim": {"schema": {"type": "number"}, "description": "Bits of the payload a pixel's channel."},
+    "X-Png-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of PNG files; with compare alone."},
+    "X-Webp-Bytes": {"schema": {"type": "integer"}, "description": "Of lossless WebP; with compare alone."},
 }
 
 ENCODE = _route(Encoded, ENCODED_FORMATS, _POSTED, _IMAGES_BODY)
