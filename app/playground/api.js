@@ -67,11 +67,16 @@ export const reconstruct = async (model, image) => (
 export const score = (model, image) => json(ask("score", { query: { model }, ...bodyOf(image) }));
 export const sample = (model, wishes) => images(ask("sample", { query: { model, format: "npy", ...wishes } }));
 
-/** Return the payload of an image; without loss where no quality is given. */
+/** Return the payload of an image at a quality. */
 export async function compress(model, image, quality) {
   const answer = ask("compress", { query: { model, quality, format: "payload" }, ...bodyOf(image) });
   return new Uint8Array(await (await answer).arrayBuffer());
 }
+
+/** Return the bytes of an image without loss: as a payload, and as PNG and WebP files. */
+export const losslessSizes = (model, image) => (
+  json(ask("compress", { query: { model, compare: true }, ...bodyOf(image) }))
+);
 
 export const decompress = async (payload) => (
   (await images(ask("decompress", { query: { format: "npy" }, body: payload, type: PAYLOAD })))[0]

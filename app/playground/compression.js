@@ -1,6 +1,5 @@
 // What the image takes without loss, beside PNG and WebP; and with loss, beside the original.
 import * as api from "./api.js";
-import { pngBytes, webpBytes } from "./files.js";
 import { latest, telling } from "./latest.js";
 import { decibels, meanSquaredError, show } from "./pixels.js";
 
@@ -13,11 +12,16 @@ export function compressionPanel(root) {
   const lossless = latest(telling(find("lossless-status"), async () => {
     const [asked, of] = [model, image];
     if (of === null) return; // for another model was chosen meanwhile
-    const [payload, png, webp] = await Promise.all([api.compress(asked.id, of), pngBytes(of), webpBytes(of)]);
+    const found = await api.losslessSizes(asked.id, of);
     if (asked !== model) return;
-    const sizes = [["vaeserve", payload.length], ["PNG", png], ["WebP", webp], ["raw pixels", of.data.length]];
-    const most = Math.max(...sizes.map(([, bytes]) => bytes));
-    find("sizes").replaceChildren(...sizes.map(([name, bytes]) => bar(name, bytes, most)));
+    const sizes = {
+      vaeserve: found.compressed_bytes,
+      PNG: found.png_bytes,
+      WebP: found.webp_bytes,
+      "raw pixels": found.original_bytes,
+    };
+    const most = Math.max(...Object.values(sizes));
+    find("sizes").replaceChildren(...Object.entries(sizes).map(([name, bytes]) => bar(name, bytes, most)));
   }));
 
   const lossy = latest(telling(find("lossy-status"), async () => {
@@ -55,8 +59,8 @@ function bar(name, bytes, most) {
   row.className = name === "vaeserve" ? "bar ours" : "bar";
   const length = document.createElement("span");
   length.className = "length";
-  length.style.setProperty("--share", bytes === null ? 0 : bytes / most);
-  const [label, figure] = [name, bytes === null ? "not in this browser" : `${bytes} bytes`].map((words) => (
+  length.style.setProperty("--share", bytes / most);
+  const [label, figure] = [name, `${bytes} bytes`].map((words) => (
     Object.assign(document.createElement("span"), { textContent: words })
   ));
   figure.className = "number";

@@ -54,7 +54,7 @@ export function drawing(root, onImage) {
     context.strokeStyle = ink();
     context.beginPath();
     context.moveTo(...(last ?? point));
-    context.lineTo(...point);
+    context.lineTo(point[0] + 0.01, point[1]); // a line of no length would leave no dot
     context.stroke();
     last = point;
   }
