@@ -44,6 +44,9 @@ const bodyOf = ({ width, height, channels, data }) => (
   { body: npyOf([1, height, width, channels], data), type: NPY }
 );
 
+/** Return a file that belongs to the page. */
+export const part = async (name) => (await ask(`playground/${name}`)).blob();
+
 export const models = () => json(ask("models"));
 export const spreadOf = (model) => json(ask(`models/${encodeURIComponent(model)}/latents`));
 

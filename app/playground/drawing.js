@@ -8,7 +8,7 @@ export function drawing(root, onImage) {
   const canvas = find("drawing");
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const drop = find("drop");
-  let channels = 1;
+  let channels = null; // until there is a model
   let picture = null; // of the file that the image was made of
 
   const tell = (isFinal) => {
@@ -22,6 +22,7 @@ export function drawing(root, onImage) {
   }
 
   const read = telling(find("source-status"), async (file) => {
+    if (channels === null) return;
     picture = await pictureOf(file);
     refit();
   });

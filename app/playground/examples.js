@@ -9,7 +9,7 @@ const WITH_SHEET = ["fashion-mnist", "mnist", "cifar10"]; // bundles whose test 
 export async function examplesOf({ id, shape }) {
   const [channels, height, width] = shape;
   if (WITH_SHEET.includes(id)) {
-    const sheet = await pictureOf(await (await fetch(`playground/examples-${id}.png`)).blob());
+    const sheet = await pictureOf(await api.part(`examples-${id}.png`));
     if (sheet.height === height && sheet.width === COUNT * width) {
       const images = Array.from({ length: COUNT }, (_, i) => imageOf(part(sheet, i * width, width), channels));
       return { images, name: "Test images" };

@@ -14,6 +14,7 @@ import { walkPanel } from "./walk.js";
 const find = (id) => document.getElementById(id);
 const chooser = find("model");
 let model = null;
+let wanted = null; // which may not be there yet
 let encoded = null; // the newest image with its mu
 
 const score = scorePanel(document);
@@ -42,11 +43,15 @@ function changed(image, isFinal) {
 }
 
 const choose = telling(find("service-status"), async (described) => {
-  const asked = { ...described, shape: described.config.input.shape, spread: await api.spreadOf(described.id) };
+  wanted = described;
+  const spread = await api.spreadOf(described.id);
+  if (wanted !== described) return;
+  const asked = { ...described, shape: described.config.input.shape, spread };
   model = asked;
   encoded = null;
   for (const panel of [score, latents, compression, walk, samples]) panel.model(model);
   source.shape(model.shape);
+  find("examples").replaceChildren();
   find("about").textContent = summary(model);
   const { images, name } = await examplesOf(model);
   if (asked !== model) return;
@@ -82,3 +87,4 @@ chooser.disabled = false;
 chooser.addEventListener("change", () => choose(models.find(({ id }) => id === chooser.value)));
 await choose(models[0]);
 find("layout").dataset.state = "ready";
+find("layout").inert = false;

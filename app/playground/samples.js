@@ -32,6 +32,7 @@ export function samplesPanel(root, onChoose) {
   return {
     model(chosen) {
       model = chosen;
+      find("samples").replaceChildren(); // whose shape may be another
       draw();
     },
   };

@@ -28,8 +28,8 @@ export function scorePanel(root) {
       const { kind, name, words } = standing(quantiles, bits, n);
       Object.assign(find("verdict"), { textContent: name, className: `badge ${kind}` });
       find("percentile").textContent = words;
-      find("score-hint").textContent = `−ELBO in bits/dim, of ${n.toLocaleString("en")} test images with one latent `
-        + `sample each and of this one with ${answer.samples}; less is likelier. Below, in nats:`;
+      find("score-hint").textContent = `−ELBO of ${n.toLocaleString("en")} test images in bits/dim, one latent sample `
+        + `each, ${answer.samples} for this one. In nats:`;
     }
     draw();
     const terms = { ELBO: answer.elbo, KL: answer.kl, Distortion: answer.distortion, nll: answer.nll };
@@ -72,7 +72,7 @@ export function standing({ percents, values }, bits, n) {
   const words = `More likely than ${share(100 - likelier)} of the test set.`;
   if (likelier > ANOMALOUS) return { kind: "bad", name: "Anomaly", words };
   if (likelier > UNUSUAL) return { kind: "warn", name: "Unusual", words };
-  return { kind: "good", name: "Typical", words };
+  return { kind: "good", name: "Usual score", words };
 }
 
 function share(percent) {
