@@ -69,15 +69,11 @@ export function standing({ percents, values }, bits, n) {
     const words = `More likely than ${all}, as plain images are: that alone does not make it one of them.`;
     return { kind: "warn", name: "Unusually plain", words };
   }
-  const words = `More likely than ${share(100 - likelier)} of the test set.`;
+  const share = Math.min(99, Math.round(100 - likelier));
+  const words = share < 1 ? "Less likely than 99 % of the test set." : `More likely than ${share} % of the test set.`;
   if (likelier > ANOMALOUS) return { kind: "bad", name: "Anomaly", words };
   if (likelier > UNUSUAL) return { kind: "warn", name: "Unusual", words };
   return { kind: "good", name: "Usual score", words };
-}
-
-function share(percent) {
-  if (percent < 1) return "less than 1 %";
-  return percent > 99 ? "more than 99 %" : `${Math.round(percent)} %`;
 }
 
 function interpolated(from, to, x) {

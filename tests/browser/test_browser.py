@@ -116,6 +116,39 @@ def test_the_percentile_is_that_of_the_quantiles_around_it(visit: Visit, service
     expect(visit.find("percentile")).to_have_text(f"More likely than {100 - below:.0f} % of the test set.")
 
 
+def test_an_image_of_another_kind_is_called_an_anomaly(visit: Visit, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    visit.drop(saved(tmp_path / "noise.png", noise))
+    expect(visit.find("verdict")).to_have_text("Anomaly")
+    words = "Less likely than all 10,000 test images: hardly of this kind."
+    expect(visit.find("percentile")).to_have_text(words)
+    expect(visit.page.locator(".plot .here")).to_have_text("this image →")
+
+
+@pytest.mark.parametrize(
+    ("bits", "name", "words"),
+    [
+        (0.9, "Unusually plain", "More likely than all 2,000 test images, as plain images are"),
+        (1.0, "Usual score", "More likely than 99 % of the test set."),
+        (2.5, "Usual score", "More likely than 25 % of the test set."),
+        (2.9, "Usual score", "More likely than 5 % of the test set."),
+        (2.91, "Unusual", "More likely than 5 % of the test set."),
+        (2.98, "Unusual", "More likely than 1 % of the test set."),
+        (2.992, "Anomaly", "Less likely than 99 % of the test set."),
+        (3.01, "Anomaly", "Less likely than all 2,000 test images"),
+    ],
+)
+def test_a_score_has_its_place_among_the_test_images(
+    visit: Visit, bits: float, name: str, words: str
+) -> None:
+    quantiles = {"percents": [0, 50, 100], "values": [1, 2, 3]}
+    found = visit.page.evaluate(
+        "async (of) => (await import('/playground/score.js')).standing(...of)", [quantiles, bits, 2000]
+    )
+    assert found["name"] == name
+    assert found["words"].startswith(words)
+
+
 def test_it_tells_that_the_service_still_loads_and_tries_again(visitors: Visitors) -> None:
     visit = visitors()
     visit.is_refused = True
@@ -263,6 +296,14 @@ def test_the_decoded_image_follows_a_slider_and_goes_back(visit: Visit, asked: A
 
 def test_a_slider_ends_where_the_hand_ended_however_fast_it_was(visit: Visit, asked: Asked) -> None:
     slider = visit.page.locator(".latent input").first
+    visit.page.evaluate(
+        """() => {
+            window.steps = [];
+            new PerformanceObserver((list) => {
+                window.steps.push(...list.getEntriesByName('slider step').map((entry) => entry.duration));
+            }).observe({ type: 'measure' });
+        }"""
+    )
     before = len(visit.requests)
     slider.evaluate(
         """(e) => { for (let i = 0; i <= 200; i++) {
@@ -274,8 +315,9 @@ def test_a_slider_ends_where_the_hand_ended_however_fast_it_was(visit: Visit, as
     z = asked.mu(boot())
     z[index] = float(slider.input_value())
     expected = asked.decoded(z)
-    visit.until("() => performance.getEntriesByName('slider step').length === 2")
+    visit.until("() => window.steps.length === 2")
     assert close(grey(visit.image("decoded")), expected)
+    assert all(step > 0 for step in visit.page.evaluate("steps"))
     assert len(visit.requests) - before == 2  # the first, and the newest when that was answered
 
 
