@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, sync_playwright
 
 from models.bundle import SHIPPED
-from models.images import decode_image
 from tests.app.conftest import Running, running
+from tests.browser.asking import Asked, picture
 from tests.bundles import save_small_bundle, small_config
 
 CHROMIUM = shutil.which("chromium")
@@ -29,6 +29,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield server
 
 
+@pytest.fixture
+def asked(service: Running) -> Asked:
+    return Asked(service.client)
+
+
 @pytest.fixture(scope="module")  # not longer: while it runs, this thread has an event loop
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
@@ -37,11 +42,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser
         browser.close()
-
-
-def picture(url: str) -> np.ndarray:
-    """Return the image in a data: URL, uint8 (H, W, 3)."""
-    return decode_image(base64.b64decode(url.partition(",")[2]), 1 << 20)
 
 
 class Visit:
@@ -81,6 +81,12 @@ class Visit:
         """Return what a canvas shows, uint8 (H, W, 3)."""
         url: str = self.page.evaluate("id => document.getElementById(id).toDataURL()", id)
         return picture(url)
+
+    def samples(self) -> np.ndarray:
+        """Return every sample that is shown, (N, H, W, 3)."""
+        read = "all => all.map((canvas) => canvas.toDataURL())"
+        urls: list[str] = self.page.eval_on_selector_all("#samples canvas", read)
+        return np.stack([picture(url) for url in urls])
 
     def until(self, condition: str, argument: Any = None) -> None:
         """Wait until a JavaScript function returns true."""
