@@ -29,9 +29,7 @@ MAX_DECODED = 500  # latents at once
 MIXTURE_IMAGES = 20_000
 PERCENTS = (0, 1, 2, *range(5, 96, 5), 98, 99, 100)  # closer where images become unusual
 QUANTILE_DECIMALS = 4  # of bits/dim
-MOST_REPRODUCED = (
-    1e-5  # relative: what the figures of one model and data may differ by from machine to machine
-)
+MOST_REPRODUCED = 1e-5  # relative: by how much one model's figures may differ between machines
 
 
 @torch.inference_mode()

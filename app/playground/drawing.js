@@ -1,5 +1,5 @@
 // The image itself: drawn by hand, dropped, pasted, or chosen from files.
-import { telling } from "./latest.js";
+import { latest, telling } from "./latest.js";
 import { fitted, imageOf, pictureOf, show } from "./pixels.js";
 
 /** Wire the drawing up; `onImage(image, isFinal)` is told of every change. */
@@ -21,11 +21,11 @@ export function drawing(root, onImage) {
     tell(true);
   }
 
-  const read = telling(find("source-status"), async (file) => {
+  const read = latest(telling(find("source-status"), async (file) => {
     if (channels === null) return;
     picture = await pictureOf(file);
     refit();
-  });
+  }));
 
   function refit() {
     if (picture === null) return;

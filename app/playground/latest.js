@@ -12,7 +12,7 @@ export function latest(task) {
       while (next !== null) {
         const now = next;
         next = null;
-        await task(now.value, () => next === null);
+        await task(now.value);
       }
     } finally {
       isRunning = false;
