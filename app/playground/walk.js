@@ -22,7 +22,7 @@ export function walkPanel(root, current) {
     const found = await api.decode(model.id, between(ends.from.mu, ends.to.mu, PLACES));
     if (asked !== ends) return;
     frames = found;
-    place.disabled = false;
+    place.disabled = find("play").disabled = false;
     const shown = Array.from({ length: STRIP }, (_, i) => Math.round((i * (PLACES - 1)) / (STRIP - 1)));
     find("strip").replaceChildren(...shown.map((i) => canvasOf(frames[i])));
     look();
@@ -39,7 +39,7 @@ export function walkPanel(root, current) {
   function set(end, found) {
     ends = { ...ends, [end]: found };
     show(find(`walk-${end}`), found.image);
-    walk();
+    return walk();
   }
 
   function play() {
@@ -67,7 +67,7 @@ export function walkPanel(root, current) {
     pause();
     look();
   });
-  find("play").addEventListener("click", () => (playing ? pause() : frames.length && play()));
+  find("play").addEventListener("click", () => (playing ? pause() : play()));
   for (const end of ["from", "to"]) {
     find(`take-${end}`).addEventListener("click", () => current() && set(end, current()));
   }
@@ -78,7 +78,7 @@ export function walkPanel(root, current) {
       model = chosen;
       ends = {};
       frames = [];
-      place.disabled = true;
+      place.disabled = find("play").disabled = true;
     },
     /** Walk between two images. */
     async between(from, to) {
@@ -87,8 +87,7 @@ export function walkPanel(root, current) {
         { image, mu: (await api.encode(asked.id, image)).mu }
       )));
       if (asked !== model) return;
-      set("from", found[0]);
-      set("to", found[1]);
+      await Promise.all([set("from", found[0]), set("to", found[1])]);
     },
   };
 }
