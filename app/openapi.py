@@ -96,6 +96,8 @@ class Compressed(BaseModel):
     original_bytes: int
     compressed_bytes: int
     bits_per_dim: float
+    png_bytes: int | None = Field(default=None, description="of PNG files, one an image; with compare alone")
+    webp_bytes: int | None = Field(default=None, description="of lossless WebP files; with compare alone")
 
 
 class Decompressed(BaseModel):
@@ -132,6 +134,16 @@ class LoadedModels(BaseModel):
 
     default: str
     models: list[LoadedModel]
+
+
+class LatentsOfModel(BaseModel):
+    """Moments of mu over the training images, a latent each."""
+
+    model: str
+    latent_dim: int
+    mean: list[float]
+    std: list[float] = Field(description="standard deviation")
+    active: list[bool] = Field(description="whether mu varies by more than 0.01, as a variance")
 
 
 class Status(BaseModel):
@@ -226,6 +238,8 @@ _FIGURES = {
     "X-Original-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the pixels, one a channel."},
     "X-Compressed-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the payload."},
     "X-Bits-Per-Dim": {"schema": {"type": "number"}, "description": "Bits of the payload a pixel's channel."},
+    "X-Png-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of PNG files; with compare alone."},
+    "X-Webp-Bytes": {"schema": {"type": "integer"}, "description": "Of lossless WebP; with compare alone."},
 }
 
 ENCODE = _route(Encoded, ENCODED_FORMATS, _POSTED, _IMAGES_BODY)
@@ -238,6 +252,7 @@ COMPRESS["responses"][200]["headers"] = _FIGURES
 DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY)
 MODELS = _route(LoadedModels, (), (Kind.INVALID, Kind.NOT_READY))
 MODEL = _route(LoadedModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
+LATENTS = _route(LatentsOfModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
 LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
 READY = _route(Status, (), (Kind.NOT_READY,))
 METRICS: dict[str, Any] = {

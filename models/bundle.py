@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, RootModel
+from pydantic import Field, RootModel, model_validator
 from safetensors.numpy import save as dump_safetensors
 
 from models.bundle_files import SUMS, BundleFiles, Layout
@@ -24,11 +25,12 @@ from models.priors import AggregatedPosterior
 from models.vae import VAE
 
 SHIPPED = Path(__file__).parent / "bundles"
+METRICS = "metrics.json"
 REQUIRED = (
     "config.json",
     "model.safetensors",
     "latents.safetensors",
-    "metrics.json",
+    METRICS,
     "golden.safetensors",
     "training.json",
     "README.md",
@@ -58,6 +60,25 @@ class Estimate(Strict):
     standard_error: float = Field(ge=0)
 
 
+class Quantiles(Strict):
+    """How a figure is spread over test images: `percents[i]` of them have `values[i]` or less."""
+
+    percents: Annotated[tuple[float, ...], Field(strict=False, description="rising, from 0 to 100")]
+    values: Annotated[tuple[float, ...], Field(strict=False, description="rising, or level")]
+
+    @model_validator(mode="after")
+    def _rise_together(self) -> Self:
+        if len(self.percents) != len(self.values):
+            raise ValueError(f"{len(self.percents)} percents, but {len(self.values)} values")
+        if self.percents[:1] != (0,) or self.percents[-1:] != (100,):
+            raise ValueError("percents must go from 0 to 100")
+        if any(after <= before for before, after in pairwise(self.percents)):
+            raise ValueError("percents must rise")
+        if any(after < before for before, after in pairwise(self.values)):
+            raise ValueError("values must not fall")
+        return self
+
+
 class Metrics(Strict):
     """metrics.json: figures on test data, in nats an image unless named bits."""
 
@@ -67,6 +88,10 @@ class Metrics(Strict):
     kl: Estimate
     distortion: Estimate
     bits_per_dim: Estimate = Field(description="of −elbo")
+    bits_per_dim_quantiles: Quantiles | None = Field(
+        default=None,
+        description="of −elbo, image by image; null in bundles that were made before there were any",
+    )
     nll: Estimate
     nll_bits_per_dim: Estimate
     nll_samples: int = Field(gt=0, description="K of the IWAE bound")
@@ -108,7 +133,7 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(path, ["there is no such folder"])
     files = BundleFiles(path, REQUIRED, OPTIONAL)
     config = files.document("config.json", BundleConfig)
-    metrics = files.document("metrics.json", Metrics)
+    metrics = files.document(METRICS, Metrics)
     files.document("training.json", Provenance)
     weights, latents, golden = (
         files.arrays(f"{name}.safetensors") for name in ("model", "latents", "golden")
@@ -155,7 +180,7 @@ def save_bundle(
         "config.json": _json(config.model_dump(mode="json")),
         "model.safetensors": _safetensors(weights),
         "latents.safetensors": _safetensors(latents.arrays()),
-        "metrics.json": _json(metrics.model_dump(mode="json")),
+        METRICS: metrics_file(metrics),
         "golden.safetensors": _safetensors(golden_outputs(model, golden_levels)),
         "training.json": _json(training),
         "README.md": card.encode(),
@@ -197,6 +222,11 @@ def change_bundle(path: Path, files: Mapping[str, bytes]) -> None:
         except BaseException:  # else the old one would go with the workplace
             old.rename(path)
             raise
+
+
+def metrics_file(metrics: Metrics) -> bytes:
+    """Return the content of metrics.json."""
+    return _json(metrics.model_dump(mode="json"))
 
 
 def _parts_in(folder: Path) -> list[str]:

@@ -68,10 +68,17 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
         raise ImageError(f"damaged {decoder.format} file: {error}") from error
 
 
-def encode_png(image: Picture) -> bytes:
-    """Encode a grey (C = 1), RGB (C = 3) or RGBA (C = 4) image as PNG."""
+def encode_png(image: Picture, *, is_smallest: bool = False) -> bytes:
+    """Encode a grey (C = 1), RGB (C = 3) or RGBA (C = 4) image as PNG, with more effort to be smallest."""
     buffer = BytesIO()
-    _to_pillow(image).save(buffer, "PNG")
+    _to_pillow(image).save(buffer, "PNG", optimize=is_smallest)
+    return buffer.getvalue()
+
+
+def encode_webp(image: Picture) -> bytes:
+    """Encode a grey, RGB or RGBA image as lossless WebP, with the most effort."""
+    buffer = BytesIO()
+    _to_pillow(image).save(buffer, "WEBP", lossless=True, exact=True, method=6, quality=100)
     return buffer.getvalue()
 
 

@@ -25,6 +25,10 @@ def test_a_shipped_bundle_is_whole(id: str) -> None:
     assert bundle.metrics.nll_samples == 500
     assert bundle.metrics.nll_n >= 1000
     assert bundle.metrics.active_dims >= 16
+    quantiles = bundle.metrics.bits_per_dim_quantiles
+    assert quantiles is not None
+    least, most = quantiles.values[0], quantiles.values[-1]
+    assert least < bundle.metrics.bits_per_dim.mean < most
     assert {path.name for path in (SHIPPED / id / "plots").glob("*.png")} == {
         "curves.png",
         "latent-means.png",

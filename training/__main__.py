@@ -1,4 +1,4 @@
-"""`python -m training`: fetch data, train, evaluate, export and fit a codec, each from one TOML config."""
+"""`python -m training`: fetch data, train, evaluate, export, add to a bundle, each from one TOML config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.datasets import Dataset, load_dataset
 from training.distributed import Place, joined_processes
 from training.errors import ConfigError, DataError, FetchError, RunError
 from training.evaluation import evaluate
-from training.export import export_codec, export_run
+from training.export import export_codec, export_quantiles, export_run
 from training.fetch import PUBLIC_SETS, fetch
 from training.running import CHECKPOINT, resume, train
 from training.trainer import Trainer
@@ -54,6 +54,9 @@ def _run(options: argparse.Namespace, config: RunConfig, place: Place) -> int:
     dataset = load_dataset(config.data)
     if options.command == "codec":
         _fit_codec(options, config, dataset, place)
+        return 0
+    if options.command == "quantiles":
+        _print(export_quantiles(dataset, place, _destination(options, config)))
         return 0
     trainer = Trainer(config, dataset, place)
     run_folder = options.runs / config.id
@@ -114,13 +117,14 @@ def command_line() -> argparse.ArgumentParser:
         ("evaluate", "print a run's figures on the test set"),
         ("export", "write a run as a bundle, with its codec where the config has one"),
         ("codec", "train the codec of a bundle, and put it there"),
+        ("quantiles", "put the spread of a bundle's scores over the test set into its metrics"),
     ):
         parsed = commands.add_parser(command, help=text)
         parsed.add_argument("config", type=Path, help="TOML file of the run, or training.json of a bundle")
         parsed.add_argument("--data", type=Path, help="take the data from this path instead of the config's")
-        if command != "codec":
+        if command in ("train", "evaluate", "export"):
             parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of resume states")
-    for command in ("export", "codec"):
+    for command in ("export", "codec", "quantiles"):
         commands.choices[command].add_argument("--to", type=Path, help="folder that the bundle is in")
     return parser
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
-from models.bundle import Estimate, Metrics
+from models.bundle import Estimate, Metrics, Quantiles
 from models.noise import normal_noise
 from models.objectives import bits_per_dim, bounds
 from models.priors import ACTIVE_VARIANCE, AggregatedPosterior
@@ -27,6 +27,9 @@ BATCH = 250
 NLL_BATCH = 10
 MAX_DECODED = 500  # latents at once
 MIXTURE_IMAGES = 20_000
+PERCENTS = (0, 1, 2, *range(5, 96, 5), 98, 99, 100)  # closer where images become unusual
+QUANTILE_DECIMALS = 4  # of bits/dim
+MOST_REPRODUCED = 1e-5  # relative: by how much one model's figures may differ between machines
 
 
 @torch.inference_mode()
@@ -49,6 +52,7 @@ def evaluate(model: VAE, dataset: Dataset, config: RunConfig) -> Metrics:
         kl=_estimate(parts["kl"]),
         distortion=_estimate(parts["distortion"]),
         bits_per_dim=_estimate(-parts["elbo"] * bits),
+        bits_per_dim_quantiles=_quantiles(-parts["elbo"] * bits),
         nll=_estimate(nll),
         nll_bits_per_dim=_estimate(nll * bits),
         nll_samples=settings.nll_samples,
@@ -56,6 +60,22 @@ def evaluate(model: VAE, dataset: Dataset, config: RunConfig) -> Metrics:
         active_dims=int((test_mu.var(axis=0) > ACTIVE_VARIANCE).sum()),
         linear_accuracy=_linear_accuracy(model, test_mu, dataset),
     )
+
+
+@torch.inference_mode()
+def with_quantiles(metrics: Metrics, model: VAE, dataset: Dataset) -> Metrics:
+    """Return the metrics of a model, evaluated before, with the quantiles of its −ELBO on the same test set.
+
+    Raises RunError where the mean over the test set is not the one in the metrics.
+    """
+    elbo = _elbo_parts(model, levels_on_device(model, dataset.test), metrics.seed)["elbo"]
+    if len(elbo) != metrics.n or not math.isclose(elbo.mean(), metrics.elbo.mean, rel_tol=MOST_REPRODUCED):
+        found = (
+            f"{metrics.elbo.mean:.4f} over {metrics.n} images; here it is {elbo.mean():.4f} over {len(elbo)}"
+        )
+        raise RunError(f"the bundle's mean ELBO is {found}")
+    bits = float(bits_per_dim(torch.ones((), dtype=torch.float64), dataset.shape))
+    return metrics.model_copy(update={"bits_per_dim_quantiles": _quantiles(-elbo * bits)})
 
 
 def posterior_means(model: VAE, levels: Tensor) -> np.ndarray:
@@ -129,3 +149,8 @@ def _linear_accuracy(model: VAE, test_mu: np.ndarray, dataset: Dataset) -> float
 def _estimate(values: np.ndarray) -> Estimate:
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return Estimate(mean=float(values.mean()), standard_error=float(error))
+
+
+def _quantiles(values: np.ndarray) -> Quantiles:
+    found = np.percentile(values, PERCENTS).round(QUANTILE_DECIMALS)
+    return Quantiles(percents=PERCENTS, values=tuple(found.tolist()))

@@ -11,7 +11,7 @@ from typing import Any
 
 from codec.chunk import verified
 from codec.model import FILE, dumped
-from models.bundle import Metrics, change_bundle, load_bundle, save_bundle
+from models.bundle import METRICS, Metrics, change_bundle, load_bundle, metrics_file, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE
 from training.card import model_card
@@ -22,7 +22,7 @@ from training.datasets import Dataset
 from training.distributed import Place
 from training.environment import environment
 from training.errors import RunError
-from training.evaluation import evaluate, fit_aggregated_posterior, posterior_means
+from training.evaluation import evaluate, fit_aggregated_posterior, posterior_means, with_quantiles
 from training.inputs import levels_on_device
 from training.plots import (
     plot_curves,
@@ -83,9 +83,7 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
     if config.codec is None:
         raise RunError("the config has no [codec] table")
     model = load_bundle(bundle).model.to(place.device)
-    training = json.loads((bundle / "training.json").read_bytes())
-    if (digest := _digest_of_data(training)) != dataset.digest:
-        raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
+    training = _training_on(dataset, bundle)
     made_by = environment(place)
     fitted = fit_codec(model, dataset, config.codec, config.seed)
     content = dumped(fitted.codec)
@@ -114,6 +112,26 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
         },
     )
     return figures
+
+
+def export_quantiles(dataset: Dataset, place: Place, bundle: Path) -> Metrics:
+    """Put the quantiles of a bundle's −ELBO on test images into its metrics, and change nothing else.
+
+    Raises BundleError where there is no such bundle, RunError where it was trained on other data or its mean
+    ELBO is another here.
+    """
+    found = load_bundle(bundle)
+    _training_on(dataset, bundle)
+    metrics = with_quantiles(found.metrics, found.model.to(place.device), dataset)
+    change_bundle(bundle, {METRICS: metrics_file(metrics)})
+    return metrics
+
+
+def _training_on(dataset: Dataset, bundle: Path) -> Any:
+    training = json.loads((bundle / "training.json").read_bytes())
+    if (digest := _digest_of_data(training)) != dataset.digest:
+        raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
+    return training
 
 
 def _digest_of_data(training: dict[str, Any]) -> object:

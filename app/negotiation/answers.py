@@ -53,13 +53,19 @@ def encoded_answer(model: str, mu: np.ndarray, logvar: np.ndarray, fmt: Format) 
     return Response(body, media_type=fmt.media_type)
 
 
-def compressed_answer(model: str | None, payload: bytes, levels: int, fmt: Format) -> Response:
-    """Answer the payload of images of `levels` bytes, in one of COMPRESSED_FORMATS, with its figures."""
+def compressed_answer(
+    model: str | None, payload: bytes, levels: int, fmt: Format, others: Mapping[str, int] | None = None
+) -> Response:
+    """Answer the payload of images of `levels` bytes, in one of COMPRESSED_FORMATS, with its figures.
+
+    `others` are the bytes of the same images in other formats, by the format's name.
+    """
     bits_per_dim = 8 * len(payload) / levels
     headers = {
         "X-Original-Bytes": str(levels),
         "X-Compressed-Bytes": str(len(payload)),
         "X-Bits-Per-Dim": f"{bits_per_dim:.4f}",
+        **{f"X-{name.title()}-Bytes": str(size) for name, size in (others or {}).items()},
     }
     if fmt is Format.payload:
         return Response(payload, headers=headers, media_type=fmt.media_type)
@@ -69,6 +75,7 @@ def compressed_answer(model: str | None, payload: bytes, levels: int, fmt: Forma
         "original_bytes": levels,
         "compressed_bytes": len(payload),
         "bits_per_dim": bits_per_dim,
+        **{f"{name}_bytes": size for name, size in (others or {}).items()},
     }
     return Response(_json(document), headers=headers, media_type=fmt.media_type)
 

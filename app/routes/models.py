@@ -32,6 +32,22 @@ async def model(request: Request, id: str) -> Response:
     return json_answer(_describe(service, service.bundle(id)))
 
 
+@router.get("/models/{id}/latents", **openapi.LATENTS)
+async def latents(request: Request, id: str) -> Response:
+    """Tell how each latent is spread over the training images: where to move it, and which are in use."""
+    bundle = service_of(request).bundle(id)
+    spread = bundle.latents
+    return json_answer(
+        {
+            "model": bundle.id,
+            "latent_dim": bundle.config.latent_dim,
+            "mean": spread.mean,
+            "std": spread.std,
+            "active": spread.active,
+        }
+    )
+
+
 def _describe(service: Service, bundle: Bundle) -> dict[str, Any]:
     settings, codec = service.settings, service.coder.digest_of(bundle.id)
     return {

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
 from app import openapi, tasks
+from app.errors import Kind, Problem
 from app.negotiation import (
     COMPRESSED_FORMATS,
     IMAGE_FORMATS,
@@ -35,7 +36,9 @@ from app.service import Work
 from codec.encoding import Effort, Manner
 from codec.lossy import BEST_QUALITY
 from codec.payload import LARGEST_ERROR
+from models.images import encode_png, encode_webp
 
+MAX_COMPARED = 1 << 14  # levels: of noise, WebP at its smallest takes half a second
 router = APIRouter(route_class=StrictRoute, tags=["payloads"])
 EffortParameter = Annotated[
     Effort, Query(description="`fast` takes a half to a tenth of the time, for a payload that is less small.")
@@ -56,6 +59,9 @@ TargetParameter = Annotated[
     int | None,
     Query(ge=1, description="Bytes that the payload may have at most: lossy, unless lossless fits."),
 ]
+CompareParameter = Annotated[
+    bool, Query(description="Whether to tell what PNG and lossless WebP files of few images would take, too.")
+]
 IndexParameter = Annotated[
     int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
 ]
@@ -68,6 +74,7 @@ async def compress(
     max_error: ErrorParameter = 0,
     quality: QualityParameter = None,
     target_bytes: TargetParameter = None,
+    compare: CompareParameter = False,
     model: ModelParameter = None,
     format: FormatParameter = None,
 ) -> Response:
@@ -84,11 +91,23 @@ async def compress(
         return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
 
     images, deadline = await read(request, parse)
+    if compare and images.size > MAX_COMPARED:
+        detail = f"compare of {images.size} levels; the limit is {MAX_COMPARED}"
+        raise Problem(Kind.INVALID, detail, value=images.size, limit=MAX_COMPARED)
     manner = Manner(effort, max_error, quality, target_bytes)
     coded = await tasks.compress(service, request, bundle, Work(images, deadline), manner)
-    answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen)
+    others = await asyncio.to_thread(file_bytes, images) if compare else None
+    answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen, others)
     is_quick = images.size <= QUICK.pixels
     return timed(answer() if is_quick else await asyncio.to_thread(answer), coded)
+
+
+def file_bytes(images: np.ndarray) -> dict[str, int]:
+    """Return the bytes of images (N, H, W, C) as files of their own, by format."""
+    return {
+        "png": sum(len(encode_png(image, is_smallest=True)) for image in images),
+        "webp": sum(len(encode_webp(image)) for image in images),
+    }
 
 
 @router.post("/decompress", **openapi.DECOMPRESS)

@@ -66,6 +66,7 @@ def test_a_request_s_example_gets_the_answer_that_is_described(
         "/sample",
         "/models",
         "/models/{id}",
+        "/models/{id}/latents",
         "/health/live",
         "/health/ready",
         "/v2",
@@ -152,6 +153,10 @@ def test_no_description_of_another_error_format_is_left(document: dict[str, Any]
 
 def test_every_route_that_refuses_unknown_parameters_says_so(document: dict[str, Any]) -> None:
     strict = [route for router in ROUTERS for route in router.routes if isinstance(route, StrictRoute)]
-    assert len(strict) == 24
+    assert len(strict) == 25
     for route in strict:
         assert "422" in operation(document, route.path)["responses"], route.path
+
+
+def test_the_playground_is_no_part_of_it(document: dict[str, Any]) -> None:
+    assert not [path for path in document["paths"] if path == "/" or path.startswith("/playground")]

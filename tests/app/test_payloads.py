@@ -29,7 +29,7 @@ from codec.encoding import KINDS, LOSSLESS, Effort, Manner, compress, divided, e
 from codec.model import FILE, CodecError, CodecModel, dumped
 from codec.payload import decompress, images_a_chunk, parsed, varint
 from models.bundle import change_bundle
-from models.images import decode_image, encode_png
+from models.images import decode_image, encode_png, encode_webp
 from tests.app.test_routes import FORMATS, JSON, NPY, SAFETENSORS, base64_json, decoded, npy, problem
 from tests.codecs import pictures
 from tests.servers import Running, running
@@ -463,3 +463,32 @@ def test_payloads_are_not_read_while_models_load(
     finally:
         may_load.set()
         server.stop()
+
+
+# beside other formats
+
+
+@pytest.mark.parametrize("shape", [GREY, (3, 5, 7), (4, 6, 6)])
+def test_what_png_and_webp_files_would_take_is_told_where_it_is_asked_for(
+    client: httpx.Client, shape: tuple[int, int, int]
+) -> None:
+    images = noise(2, *shape)
+    plain = compressed(client, images, format="json")
+    answer = compressed(client, images, format="json", compare="true")
+    png = sum(len(encode_png(image, is_smallest=True)) for image in in_place(images))
+    webp = sum(len(encode_webp(image)) for image in in_place(images))
+    assert answer.json() == {**plain.json(), "png_bytes": png, "webp_bytes": webp}
+    payload = compressed(client, images, compare="true")
+    assert payload.content == compressed(client, images).content
+    for response in (answer, payload):
+        assert (response.headers["x-png-bytes"], response.headers["x-webp-bytes"]) == (str(png), str(webp))
+    assert "x-png-bytes" not in plain.headers
+
+
+def test_many_images_are_not_made_into_files_to_compare(client: httpx.Client) -> None:
+    images = np.zeros((256, *GREY), np.uint8)
+    assert compressed(client, images, compare="true").status_code == 200
+    more = np.zeros((1, 1, 128, 129), np.uint8)
+    detail = "compare of 16512 levels; the limit is 16384"
+    problem(compressed(client, more, compare="true"), 422, "invalid", detail)
+    assert compressed(client, more).status_code == 200

@@ -300,6 +300,16 @@ def test_models_lists_what_is_loaded(client: httpx.Client, grey: Bundle, codec: 
     assert described["limits"]["max_images"] == 4096
 
 
+def test_a_model_tells_how_its_latents_are_spread(client: httpx.Client, grey: Bundle) -> None:
+    assert client.get("/models/grey/latents").json() == {
+        "model": "grey",
+        "latent_dim": 4,
+        "mean": grey.latents.mean.tolist(),
+        "std": grey.latents.std.tolist(),
+        "active": grey.latents.active.tolist(),
+    }
+
+
 def test_the_process_is_live_and_ready(client: httpx.Client) -> None:
     assert client.get("/health/live").json() == {"status": "live"}
     assert client.get("/health/ready").json() == {"status": "ready"}
@@ -458,7 +468,12 @@ def test_too_many_score_samples_are_refused(client: httpx.Client, grey: Bundle) 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/encode?model=nope"), ("GET", "/sample?model=nope"), ("GET", "/models/nope")],
+    [
+        ("POST", "/encode?model=nope"),
+        ("GET", "/sample?model=nope"),
+        ("GET", "/models/nope"),
+        ("GET", "/models/nope/latents"),
+    ],
 )
 def test_an_unknown_model_is_named_beside_the_loaded_ones(
     client: httpx.Client, method: str, path: str

@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from models.bundle import (
+    METRICS,
     REQUIRED,
     SHIPPED,
     BundleError,
@@ -316,3 +317,33 @@ def test_a_change_that_is_interrupted_leaves_the_old_bundle(
     with pytest.raises(KeyboardInterrupt):
         change_bundle(bundle, {"README.md": b"another card"})
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("percents", "values", "fault"),
+    [
+        ([0, 100], [1], "2 percents, but 1 values"),
+        ([], [], "percents must go from 0 to 100"),
+        ([1, 100], [1, 2], "percents must go from 0 to 100"),
+        ([0, 99], [1, 2], "percents must go from 0 to 100"),
+        ([0, 60, 50, 100], [1, 2, 3, 4], "percents must rise"),
+        ([0, 50, 50, 100], [1, 2, 3, 4], "percents must rise"),
+        ([0, 50, 100], [1, 3, 2], "values must not fall"),
+    ],
+)
+def test_quantiles_that_are_none_are_named(
+    bundle: Path, percents: list[int], values: list[int], fault: str
+) -> None:
+    metrics = json.loads((bundle / METRICS).read_text())
+    metrics["bits_per_dim_quantiles"] = {"percents": percents, "values": values}
+    (bundle / METRICS).write_text(json.dumps(metrics))
+    reseal(bundle)
+    assert f"metrics.json: bits_per_dim_quantiles: Value error, {fault}" in faults_of(bundle)
+
+
+def test_a_bundle_from_before_there_were_quantiles_loads(bundle: Path) -> None:
+    metrics = json.loads((bundle / METRICS).read_text())
+    del metrics["bits_per_dim_quantiles"]
+    (bundle / METRICS).write_text(json.dumps(metrics))
+    reseal(bundle)
+    assert load_bundle(bundle).metrics.bits_per_dim_quantiles is None

@@ -22,6 +22,7 @@ from models.images import (
     convert_channels,
     decode_image,
     encode_png,
+    encode_webp,
     fit_image,
 )
 
@@ -269,6 +270,18 @@ class TestEncoding:
         np.testing.assert_array_equal(decode_image(encode_png(image), MAX_PIXELS, keep_alpha=True), image)
         opaque = image[..., :3]
         np.testing.assert_array_equal(decode_image(encode_png(opaque), MAX_PIXELS, keep_alpha=True), opaque)
+
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_webp_gives_every_level_back(self, channels: int) -> None:
+        image = noise(9, 7, channels)
+        found = decode_image(encode_webp(image), MAX_PIXELS, keep_alpha=True)
+        np.testing.assert_array_equal(found, np.broadcast_to(image, found.shape))
+
+    def test_the_smallest_png_gives_every_level_back_in_fewer_bytes(self) -> None:
+        image = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64, 1) // 16
+        smallest = encode_png(image, is_smallest=True)
+        assert len(smallest) < len(encode_png(image))
+        np.testing.assert_array_equal(decode_image(smallest, MAX_PIXELS), image)
 
     def test_two_channels_are_refused(self) -> None:
         with pytest.raises(ImageError, match=r"^an image of 2 channels; 1 .*, 3 .* or 4 .* can be written$"):

@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import Metrics
+from models.objectives import bounds
 from models.vae import VAE
 from tests.training.conftest import tiny_config, tiny_dataset, tiny_images, tiny_trainer
 from training import evaluation
 from training.datasets import Dataset
-from training.evaluation import evaluate, fit_aggregated_posterior, posterior_means, posteriors
+from training.errors import RunError
+from training.evaluation import (
+    evaluate,
+    fit_aggregated_posterior,
+    posterior_means,
+    posteriors,
+    with_quantiles,
+)
+from training.inputs import latent_noise
 
 BITS = 1 / (64 * math.log(2))  # a nat of an 8×8 image in bits/dim
 
@@ -112,6 +121,34 @@ def test_bits_per_dim_are_nats_over_the_dimensions_and_log_2(metrics: Metrics) -
     assert metrics.bits_per_dim.mean == pytest.approx(-metrics.elbo.mean * BITS, rel=1e-9)
     assert metrics.bits_per_dim.standard_error == pytest.approx(metrics.elbo.standard_error * BITS, rel=1e-9)
     assert metrics.nll_bits_per_dim.mean == pytest.approx(metrics.nll.mean * BITS, rel=1e-9)
+
+
+def test_quantiles_are_those_of_each_images_bits_per_dim(model: VAE, metrics: Metrics) -> None:
+    levels = torch.from_numpy(tiny_dataset().test)
+    elbo = bounds(model, levels, latent_noise(model, metrics.seed, 0, 12))["elbo"].detach().numpy()
+    quantiles = metrics.bits_per_dim_quantiles
+    assert quantiles is not None
+    found = dict(zip(quantiles.percents, quantiles.values, strict=True))
+    bits = np.sort(-elbo * BITS)
+    assert found[0] == pytest.approx(bits[0], abs=1e-4)
+    assert found[50] == pytest.approx((bits[5] + bits[6]) / 2, abs=1e-4)
+    assert found[100] == pytest.approx(bits[-1], abs=1e-4)
+
+
+def test_quantiles_are_added_to_metrics_that_had_none(model: VAE, metrics: Metrics) -> None:
+    old = metrics.model_copy(update={"bits_per_dim_quantiles": None})
+    assert with_quantiles(old, model, tiny_dataset()) == metrics
+
+
+@pytest.mark.parametrize("test", [11, 13])
+def test_quantiles_of_other_images_are_refused(model: VAE, metrics: Metrics, test: int) -> None:
+    with pytest.raises(RunError, match=rf"mean ELBO is .* over 12 images; here it is .* over {test}"):
+        with_quantiles(metrics, model, tiny_dataset(test=test))
+
+
+def test_quantiles_of_another_model_are_refused(model: VAE, metrics: Metrics) -> None:
+    with pytest.raises(RunError, match="the bundle's mean ELBO is "):
+        with_quantiles(metrics, model_with(two_clusters), tiny_dataset())
 
 
 def test_standard_errors_are_those_of_the_mean_over_images(model: VAE) -> None:

@@ -15,16 +15,16 @@ from codec.chunk import verified
 from codec.encoding import KINDS, Manner, compress
 from codec.model import FILE, CodecError
 from codec.payload import decompress, parsed
-from models.bundle import REQUIRED, BundleError, load_bundle
+from models.bundle import METRICS, REQUIRED, BundleError, change_bundle, load_bundle, metrics_file
 from models.priors import AggregatedPosterior
-from tests.training.conftest import tiny_dataset, tiny_trainer
+from tests.training.conftest import HERE, tiny_dataset, tiny_trainer
 from training import export
 from training.config import CodecTraining, RunConfig
 from training.datasets import Dataset
 from training.distributed import Place
 from training.errors import RunError
 from training.evaluation import evaluate
-from training.export import export_codec, export_run, provenance
+from training.export import export_codec, export_quantiles, export_run, provenance
 from training.running import resume, train
 from training.trainer import Trainer
 
@@ -278,3 +278,26 @@ def test_a_codec_that_cannot_be_used_leaves_the_bundle_as_it_is(
 def test_a_codec_goes_into_a_bundle_alone(fitting: Fitting, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no such folder"):
         export_codec(*fitting, tmp_path / "missing")
+
+
+# ---- quantiles
+
+
+def test_quantiles_are_put_into_a_bundle_that_has_none_and_change_nothing_else(
+    bundle: Path, tmp_path: Path
+) -> None:
+    destination = tmp_path / "bundle"
+    shutil.copytree(bundle, destination)
+    exported = load_bundle(bundle).metrics
+    old = exported.model_copy(update={"bits_per_dim_quantiles": None})
+    change_bundle(destination, {METRICS: metrics_file(old)})
+    metrics = export_quantiles(tiny_dataset(), HERE, destination)
+    assert metrics == exported
+    assert {path.name: path.read_bytes() for path in destination.iterdir() if path.is_file()} == {
+        path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()
+    }
+
+
+def test_quantiles_over_other_data_are_refused(bundle: Path) -> None:
+    with pytest.raises(RunError, match="trained on data of digest sha256:tiny; this is sha256:other"):
+        export_quantiles(tiny_dataset(digest="sha256:other"), HERE, bundle)

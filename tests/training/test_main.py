@@ -144,6 +144,18 @@ def test_export_fits_a_codec_where_the_config_has_one_and_codec_does_it_again(
     assert json.loads(again.read_bytes())["config"]["codec"]["hidden"] == 4
 
 
+def test_quantiles_are_put_into_a_bundle_that_is_there(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--runs", str(run.folder / "runs"), "--to", str(tmp_path)]
+    assert main(["export", str(run.config), *options]) == 0
+    exported = (tmp_path / "tiny" / "metrics.json").read_bytes()
+    capsys.readouterr()
+    assert main(["quantiles", str(run.config), "--to", str(tmp_path)]) == 0
+    assert (tmp_path / "tiny" / "metrics.json").read_bytes() == exported
+    assert json.loads(capsys.readouterr().out) == json.loads(exported)
+
+
 # ---- refused with status 1
 
 
