@@ -108,7 +108,9 @@ def test_a_line_a_request(bundle_folder: Path, caplog: pytest.LogCaptureFixture)
         server.client.get("/sample?n=2&seed=1&format=npy")
         server.client.get("/nope")
         server.client.post("/v2/models/grey.sample/infer", content=b"{")
-    ready, sampled, lost, inferred = lines(caplog)
+    found = {line["path"]: line for line in lines(caplog)}
+    names = ("/health/ready", "/sample", "/nope", "/v2/models/grey.sample/infer")
+    ready, sampled, lost, inferred = (found[name] for name in names)
     assert ready["route"] == "/health/ready"
     assert (sampled["method"], sampled["path"], sampled["route"]) == ("GET", "/sample", "/sample")
     assert (sampled["status"], sampled["request_bytes"], sampled["response_bytes"]) == (200, 0, 128 + 2 * 64)

@@ -49,7 +49,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_kind_of_problem_has_its_class(kind: Kind) -> None:
-    response = answer(Problem(kind, "it has 70", value=70, limit=64, retry_after_seconds=3))
+    response = answer(Problem(kind, "it has 70", value=70, limit=64, retry_after_seconds=3), "/encode")
     found = problem_of(response.status_code, response.headers, bytes(response.body))
     assert type(found) is CLASSES[kind]
     assert (found.status, found.kind, found.title) == (kind.status, kind.slug, kind.title)
