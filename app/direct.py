@@ -33,12 +33,13 @@ class Call(NamedTuple):
 
 
 def noted(endpoint: Endpoint) -> Endpoint:
-    """Return an endpoint that leaves its call in the request's scope."""
+    """Return an endpoint that leaves its call in the scope of a request that it answers."""
 
     @wraps(endpoint)
     async def noting(request: Request, **parameters: Any) -> Response:
+        response = await endpoint(request, **parameters)
         request.scope[_CALL] = Call(endpoint, parameters, request.scope.get("route"))
-        return await endpoint(request, **parameters)
+        return response
 
     return noting
 

@@ -148,7 +148,7 @@ def _document(kind: Kind, detail: str, value: object = None, limit: object = Non
 
 
 def _respond(path: str, document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    if path.startswith(INFERENCE_PREFIX):
+    if path == INFERENCE_PREFIX or path.startswith(f"{INFERENCE_PREFIX}/"):
         error = {"error": document["detail"]}
         return Response(orjson.dumps(error), document["status"], headers, "application/json")
     return Response(orjson.dumps(document), document["status"], headers, MEDIA_TYPE)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -94,4 +95,5 @@ def _log(
         **{f"{name}_ms": round(spent * 1e3, 3) for name, spent in scope.get(TIMING, {}).items()},
     }
     line = "%s %s %s %d %.1f ms"
-    log.info(line, client, scope["method"], scope["path"], status, seconds * 1e3, extra=fields)
+    path = quote(scope["path"])  # which may have a line's end, and all that a terminal obeys
+    log.info(line, client, scope["method"], path, status, seconds * 1e3, extra=fields)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from app.negotiation import Limits
 from app.operations import GRAPHABLE, ModelTask, Operation
 from app.remote import RemoteBatcher
 from app.settings import Settings
-from app.statistics import Statistics
+from app.statistics import Statistics, told
 from codec.chunk import verified
 from codec.model import FILE, CodecError, CodecModel
 from codec.workers import workers
@@ -61,6 +62,7 @@ class Service:
         self._scrapes = ThreadPoolExecutor(1, "scrape")  # which wait for no other work, and keep none waiting
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
+        self.parsing = asyncio.Semaphore(1)  # of large bodies
         self.device = ""
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
@@ -166,6 +168,11 @@ class Service:
         """Return the figures for Prometheus."""
         self._show_readiness()  # which a device that is lost turns off by itself
         return await asyncio.get_running_loop().run_in_executor(self._scrapes, self.metrics.exposition)
+
+    async def told(self, asked: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the statistics of operations of bundles, each (id, operation)."""
+        look = partial(told, self.metrics.families, asked)
+        return await asyncio.get_running_loop().run_in_executor(self._scrapes, look)
 
     def bundle(self, model: str | None) -> Bundle:
         """Return the bundle of an id, the default one for None; raise Problem for an unknown id."""

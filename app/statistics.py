@@ -6,12 +6,13 @@ The counters are those of GET /metrics, so that what is told is right across pro
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN, StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
@@ -52,11 +53,13 @@ class Counted:
 
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    parts: int = 0
 
     def took(self, answer: Timed) -> None:
         """Add where the time of an answer, or of a part of one, went."""
         self.queue_seconds += answer.queue_seconds
         self.compute_seconds += answer.compute_seconds
+        self.parts += 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class _Record:
     queue_seconds: Counter
     compute_seconds: Counter
     images: Counter
+    parts: Counter
     last: Gauge
 
 
@@ -86,6 +90,7 @@ class Statistics:
         self._queue_seconds = counter("queue_seconds", "For which answered requests waited.")
         self._compute_seconds = counter("compute_seconds", "In which answered requests were computed.")
         self._images = counter("images", "Images or latents of answered requests.")
+        self._parts = counter("parts", "Parts that answered requests were computed in.")
         self._last = Gauge(
             "vae_model_last_request_timestamp_seconds",
             "When a request was last answered, since 1970.",
@@ -105,6 +110,7 @@ class Statistics:
                 self._queue_seconds.labels(*labels),
                 self._compute_seconds.labels(*labels),
                 self._images.labels(*labels),
+                self._parts.labels(*labels),
                 self._last.labels(*labels),
             )
 
@@ -112,44 +118,48 @@ class Statistics:
     def counted(self, request: Request, model: str, operation: str, images: int) -> Iterator[Counted]:
         """Count a request that the block computes, as a failure where it raises; trace it if asked to."""
         counted, record, started = Counted(), self._records[model, operation], time.perf_counter()
+        span = _begun(model, operation, images) if self._is_tracing else INVALID_SPAN
         outcome = FAILURE
         try:
-            if self._is_tracing:
-                with _traced(counted, model, operation, images):
-                    yield counted
-            else:
-                yield counted
+            yield counted
             outcome = SUCCESS
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(StatusCode.ERROR)
+            raise
         finally:
             record.requests[outcome].inc()
             record.seconds[outcome].inc(time.perf_counter() - started)
+            span.set_attribute("vaeserve.queue_seconds", counted.queue_seconds)
+            span.set_attribute("vaeserve.compute_seconds", counted.compute_seconds)
+            span.end()
         record.queue_seconds.inc(counted.queue_seconds)
         record.compute_seconds.inc(counted.compute_seconds)
         record.images.inc(images)
+        record.parts.inc(counted.parts)
         record.last.set_to_current_time()
         request.scope[TIMING] = {"queue": counted.queue_seconds, "compute": counted.compute_seconds}
 
 
-@contextmanager
-def _traced(counted: Counted, model: str, operation: str, images: int) -> Iterator[None]:
+def _begun(model: str, operation: str, images: int) -> trace.Span:
+    # Not made the current one: a stream's parts are computed in another task than the one that it ends in.
     attributes: dict[str, str | int] = {"vaeserve.model": model, "vaeserve.images": images}
-    with _tracer.start_as_current_span(f"vaeserve.{operation}", attributes=attributes) as span:
-        yield
-        span.set_attribute("vaeserve.queue_seconds", counted.queue_seconds)
-        span.set_attribute("vaeserve.compute_seconds", counted.compute_seconds)
+    return _tracer.start_span(f"vaeserve.{operation}", attributes=attributes)
 
 
-def told(families: Iterable[Metric], model: str, operation: str) -> dict[str, Any]:
-    """Return an operation's statistics as Triton's clients read them, times in nanoseconds."""
-    figures: dict[tuple[str, ...], float] = {}
-    for family in families:
+def told(collect: Callable[[], Iterable[Metric]], asked: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the statistics of operations of bundles, each (id, operation), times in nanoseconds."""
+    figures: dict[str, dict[tuple[str, ...], float]] = {}  # of each bundle
+    for family in collect():
         if family.name.startswith(("vae_model_", "vae_batches")):
             for sample in family.samples:
                 labels = sample.labels
-                if labels.get("model") == model:
-                    key = (sample.name, labels.get("operation", ""), labels.get("outcome", ""))
-                    figures[key] = sample.value
+                key = (sample.name, labels.get("operation", ""), labels.get("outcome", ""))
+                figures.setdefault(labels["model"], {})[key] = sample.value
+    return [_told(figures[model], operation) for model, operation in asked]
 
+
+def _told(figures: Mapping[tuple[str, ...], float], operation: str) -> dict[str, Any]:
     def figure(name: str, outcome: str = "") -> float:
         return figures.get((f"vae_model_{name}", operation, outcome), 0)
 
@@ -159,11 +169,10 @@ def told(families: Iterable[Metric], model: str, operation: str) -> dict[str, An
 
     succeeded, failed = (figure("requests_total", outcome) for outcome in (SUCCESS, FAILURE))
     nothing = {"count": 0, "ns": 0}
-    batches = (figures.get(("vae_batches_total", batched, ""), 0) for batched in ASKED[operation])
     return {
         "last_inference": round(figure("last_request_timestamp_seconds") * 1000),
         "inference_count": int(figure("images_total")),
-        "execution_count": int(sum(batches)),
+        "execution_count": round(_executions(figures, operation)),
         "inference_stats": {
             "success": spent("request", SUCCESS, succeeded),
             "fail": spent("request", FAILURE, failed),
@@ -177,3 +186,17 @@ def told(families: Iterable[Metric], model: str, operation: str) -> dict[str, An
         "batch_stats": [],
         "memory_usage": [],
     }
+
+
+def _executions(figures: Mapping[tuple[str, ...], float], operation: str) -> float:
+    """Return in how many batches an operation ran: of samples, which are decoded, in how many parts."""
+
+    def parts(of: str) -> float:
+        return figures.get(("vae_model_parts_total", of, ""), 0)
+
+    if operation == "sample":
+        return parts("sample")
+    batches = sum(figures.get(("vae_batches_total", batched, ""), 0) for batched in ASKED[operation])
+    if operation == "decode":  # at least one, where they shared their batches with samples
+        return max(batches - parts("sample"), min(1, parts("decode")))
+    return batches

@@ -79,21 +79,60 @@ async def samples(
 ) -> AsyncGenerator[ImageChunk]:
     """Yield samples and their latents in parts of a batch, each computed once the one before it is taken."""
     task = ModelTask(bundle.id, Operation.DECODE)
-    part = min(service.batcher.max_batch, service.settings.max_queued_images)
-    stop = draw.offset + draw.count
-    latents = partial(
-        sample_latents, bundle.latents, draw.prior, seed=draw.seed, temperature=draw.temperature
-    )
     with service.statistics.counted(request, bundle.id, "sample", draw.count) as counted:
-        for start in range(draw.offset, stop, part):
-            rows = await asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
+        async for rows in _drawn(service, bundle, draw):
             work = Work(rows, service.deadline())
-            if start == draw.offset:  # meets admission like any request, and the watch for its client
+            if (
+                not counted.parts
+            ):  # meets admission like any request, and the watch for its client's departure
                 answer = await service.compute(request, task, work)
             else:
                 answer = await service.batcher.submit_when_room(task, work.rows, work.deadline)
             counted.took(answer)
             yield ImageChunk(answer.arrays[0], work.rows)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All samples of a request at once, their latents, and where the time went."""
+
+    images: np.ndarray
+    latents: np.ndarray
+    queue_seconds: float
+    compute_seconds: float
+
+
+async def gather_samples(
+    service: Service, request: Request, bundle: Bundle, draw: Draw, deadline: float
+) -> Gathered:
+    """Draw all samples by a deadline."""
+    task = ModelTask(bundle.id, Operation.DECODE)
+    images: list[np.ndarray] = []
+    latents: list[np.ndarray] = []
+
+    async def gathering() -> None:
+        async for rows in _drawn(service, bundle, draw):
+            submit = service.batcher.submit_when_room if images else service.batcher.submit
+            answer = await submit(task, rows, deadline)
+            counted.took(answer)
+            images.append(answer.arrays[0])
+            latents.append(rows)
+
+    with service.statistics.counted(request, bundle.id, "sample", draw.count) as counted:
+        await service.unless_departed(request, gathering())
+    whole = np.concatenate(images), np.concatenate(latents)
+    return Gathered(*whole, counted.queue_seconds, counted.compute_seconds)
+
+
+async def _drawn(service: Service, bundle: Bundle, draw: Draw) -> AsyncGenerator[np.ndarray]:
+    """Yield latents, a batch at a time."""
+    part = min(service.batcher.max_batch, service.settings.max_queued_images)
+    stop = draw.offset + draw.count
+    latents = partial(
+        sample_latents, bundle.latents, draw.prior, seed=draw.seed, temperature=draw.temperature
+    )
+    for start in range(draw.offset, stop, part):
+        yield await asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
 
 
 async def compress(

@@ -8,6 +8,7 @@ A model of the protocol is an operation of a bundle, such as `fashion-mnist.enco
 from app.inference.calls import Asked, Outcome
 from app.inference.messages import Inference, parse_inference, written
 from app.inference.models import VERSION, InferenceModel, find_model, models_of
+from app.inference.tensors import size_of
 
 __all__ = [
     "VERSION",
@@ -18,5 +19,6 @@ __all__ = [
     "find_model",
     "models_of",
     "parse_inference",
+    "size_of",
     "written",
 ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -105,7 +104,8 @@ class Outcome:
 class Call:
     """An operation: its tensors for a bundle, its parameters, and how it is computed.
 
-    A batched one has as many rows in every output as in its input.
+    A batched one has as many rows in every output as in its input. What is not on the device is the
+    codec's.
     """
 
     signature: Callable[[Bundle], Signature]
@@ -113,6 +113,7 @@ class Call:
     prepare: Callable[[Mapping[str, Value], Any, Bundle, Limits], Any]
     run: Callable[[Asked], Awaitable[Outcome]]
     is_batched: bool = True
+    is_on_device: bool = True
 
 
 def _images_in(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -237,11 +238,9 @@ async def _sample(asked: Asked) -> Outcome:
     drawn: Drawn = asked.parameters
     seed = secrets.randbits(RANDOM_SEED_BITS) if drawn.seed is None else drawn.seed
     draw = tasks.Draw(drawn.prior, seed, drawn.offset, asked.given, drawn.temperature)
-    async with aclosing(tasks.samples(asked.service, asked.request, asked.bundle, draw)) as chunks:
-        parts = [chunk async for chunk in chunks]
-    images = np.concatenate([part.images for part in parts])
-    latents = np.concatenate([part.latents for part in parts if part.latents is not None])
-    return Outcome({"images": images, "latents": latents, "seed": np.array([seed], np.uint64)})
+    found = await tasks.gather_samples(asked.service, asked.request, asked.bundle, draw, asked.deadline)
+    values = {"images": found.images, "latents": found.latents, "seed": np.array([seed], np.uint64)}
+    return Outcome(values, found.queue_seconds, found.compute_seconds)
 
 
 async def _compress(asked: Asked) -> Outcome:
@@ -265,12 +264,13 @@ async def _decompress(asked: Asked) -> Outcome:
     return Outcome({"images": decoded.found}, decoded.queue_seconds, decoded.compute_seconds)
 
 
+_BY_THE_CODEC = {"is_batched": False, "is_on_device": False}
 CALLS = {
     "encode": Call(_encode_signature, Fitted, _images, _encode),
     "decode": Call(_decode_signature, NoParameters, _latents, _imaging(Operation.DECODE)),
     "reconstruct": Call(_reconstruct_signature, Fitted, _images, _imaging(Operation.RECONSTRUCT)),
     "score": Call(_score_signature, Scored, _images, _score),
     "sample": Call(_sample_signature, Drawn, _count, _sample, is_batched=False),
-    "compress": Call(_compress_signature, Compressed, _pictures, _compress, is_batched=False),
-    "decompress": Call(_decompress_signature, Decompressed, _payload, _decompress, is_batched=False),
+    "compress": Call(_compress_signature, Compressed, _pictures, _compress, **_BY_THE_CODEC),
+    "decompress": Call(_decompress_signature, Decompressed, _payload, _decompress, **_BY_THE_CODEC),
 }

@@ -22,8 +22,10 @@ from app.inference.tensors import (
     tensor_of_bytes,
     tensor_of_json,
 )
+from app.negotiation import json_of
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
+_LENGTH_DIGITS = 20
 _MEMBERS = ("id", "parameters", "inputs", "outputs")
 # Parameters that Triton's clients set of their own accord; they mean nothing to models without sequences.
 _IGNORED = ("sequence_id", "sequence_start", "sequence_end", "priority", "binary_data_output", "timeout")
@@ -64,23 +66,32 @@ class Signature:
     @property
     def input_names(self) -> list[str]:
         """Every input's name once."""
-        return list(dict.fromkeys(tensor.name for tensor in self.inputs))
+        return [tensor.name for tensor in self.first_inputs]
+
+    @property
+    def first_inputs(self) -> list[Tensor]:
+        """Every input once, of several datatypes with the first."""
+        return list({tensor.name: tensor for tensor in reversed(self.inputs)}.values())[::-1]
 
 
-def parse_inference(body: bytes, header_length: str | None, signature: Signature) -> Inference:
+def parse_inference(
+    body: bytes, header_length: str | None, signature: Signature, max_elements: int
+) -> Inference:
     """Parse a body, whose JSON document has `header_length` bytes where raw tensors follow it.
+
+    Without a document, `header_length` is 0, it is the only input, and its answer is raw too, as Triton's.
 
     Raises Problem for a body that is not what it says, and for inputs and outputs that the model has not.
     """
     is_raw = header_length == "0"
-    document, raw = (_of_raw(body, signature), memoryview(body)) if is_raw else _split(body, header_length)
+    document, raw = _of_raw(body, signature) if is_raw else _split(body, header_length)
     for member in document:
         if member not in _MEMBERS:
             detail = f"the request has {echo(member)}; its members are {', '.join(_MEMBERS)}"
             raise Problem(Kind.INVALID, detail, value=member)
     parameters = _object(document, "parameters", "the request")
-    inputs = _inputs(_objects(document, "inputs"), raw, signature)
-    is_binary = parameters.get("binary_data_output") is True
+    inputs = _inputs(_objects(document, "inputs"), raw, signature, max_elements)
+    is_binary = is_raw or parameters.get("binary_data_output") is True
     return Inference(
         _id(document),
         inputs,
@@ -117,32 +128,39 @@ def written(model: str, version: str, inference: Inference, values: Mapping[str,
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit()) or int(header_length[:20]) > length:
+        is_number = (
+            header_length.isascii() and header_length.isdigit() and len(header_length) <= _LENGTH_DIGITS
+        )
+        if not is_number or int(header_length) > len(body):
             detail = f"{LENGTH_HEADER} is {echo(header_length)}; the body has {length} bytes"
             raise Problem(Kind.MALFORMED, detail, value=header_length, limit=length)
         length = int(header_length)
-    try:
-        document = orjson.loads(memoryview(body)[:length])
-    except orjson.JSONDecodeError as error:
-        raise Problem(Kind.MALFORMED, f"the request's header is not JSON: {error}") from error
+    document = json_of(memoryview(body)[:length])
     if not isinstance(document, dict):
         raise Problem(Kind.INVALID, f"the request is {echo(document)}; expected an object", value=document)
     return document, memoryview(body)[length:]
 
 
-def _of_raw(body: bytes, signature: Signature) -> dict[str, Any]:
-    """Return the document that a body is without: its only tensor has its first axis of any length."""
+def _of_raw(body: bytes, signature: Signature) -> tuple[dict[str, Any], memoryview]:
+    """Return the document that a body is without, and the body: its first axis has the length that fits."""
     first = signature.inputs[0]
-    if first.datatype is Datatype.BYTES or first.shape.count(-1) > 1:
+    raw = memoryview(body)
+    if first.datatype is Datatype.BYTES and first.shape == (1,):
+        raw = memoryview(bytes_of_tensor([body]))
+        shape = [1]
+    elif first.datatype is Datatype.BYTES or first.shape.count(-1) > 1:
         detail = f"a body without JSON says no shape; input {first.name} needs one"
         raise Problem(Kind.INVALID, detail, value=0)
-    row_bytes = math.prod(abs(side) for side in first.shape) * first.datatype.dtype.itemsize
-    shape = [len(body) // row_bytes if side == -1 else side for side in first.shape]
-    tensor = {**first.metadata(), "shape": shape, "parameters": {"binary_data_size": len(body)}}
-    return {"inputs": [tensor]}
+    else:
+        row_bytes = math.prod(abs(side) for side in first.shape) * first.datatype.dtype.itemsize
+        shape = [len(body) // row_bytes if side == -1 else side for side in first.shape]
+    tensor = {**first.metadata(), "shape": shape, "parameters": {"binary_data_size": len(raw)}}
+    return {"inputs": [tensor]}, raw
 
 
-def _inputs(declared: list[dict[str, Any]], raw: memoryview, signature: Signature) -> dict[str, Value]:
+def _inputs(
+    declared: list[dict[str, Any]], raw: memoryview, signature: Signature, max_elements: int
+) -> dict[str, Value]:
     inputs: dict[str, Value] = {}
     for tensor in declared:
         name = tensor.get("name")
@@ -153,6 +171,9 @@ def _inputs(declared: list[dict[str, Any]], raw: memoryview, signature: Signatur
             raise Problem(Kind.INVALID, detail, value=name, limit=listed)
         parameters = _object(tensor, "parameters", f"input {name}")
         datatype, shape = _datatype(tensor.get("datatype"), takes, name), declared_shape(tensor, name)
+        if datatype is Datatype.BYTES and shape and shape[0] > max_elements:  # before any is looked at
+            detail = f"{shape[0]} {name}; the limit is {max_elements} a request"
+            raise Problem(Kind.TOO_LARGE, detail, value=shape[0], limit=max_elements)
         if (size := parameters.get("binary_data_size")) is None:
             if "data" not in tensor:
                 detail = f"input {name} has neither data nor binary_data_size"
@@ -190,11 +211,10 @@ def _outputs(document: Mapping[str, Any], is_binary: bool, signature: Signature)
     wanted: list[Wanted] = []
     for output in _objects(document, "outputs"):
         name = output.get("name")
-        if name not in has:
+        if name not in has or name in [each.name for each in wanted]:
             listed = ", ".join(has)
-            raise Problem(
-                Kind.INVALID, f"output {echo(name)} is not one of {listed}", value=name, limit=listed
-            )
+            detail = f"output {echo(name)} is not one of the model's, each once: {listed}"
+            raise Problem(Kind.INVALID, detail, value=name, limit=listed)
         parameters = _object(output, "parameters", f"output {name}")
         for parameter in parameters:
             if parameter != "binary_data":

@@ -35,26 +35,24 @@ class InferenceModel:
 
     def metadata(self) -> dict[str, Any]:
         """Return what GET /v2/models/{name} answers: of inputs with several datatypes, the first."""
-        inputs = {tensor.name: tensor for tensor in reversed(self.signature.inputs)}
         return {
             "name": self.name,
             "versions": [VERSION],
             "platform": "vaeserve",
-            "inputs": [tensor.metadata() for tensor in inputs.values()],
+            "inputs": [tensor.metadata() for tensor in self.signature.first_inputs],
             "outputs": [tensor.metadata() for tensor in self.signature.outputs],
         }
 
     def config(self, service: Service) -> dict[str, Any]:
         """Return what GET /v2/models/{name}/config answers: Triton's model configuration."""
         kind = "KIND_GPU" if service.device.startswith("cuda") else "KIND_CPU"
-        inputs = {tensor.name: tensor for tensor in reversed(self.signature.inputs)}
         return {
             "name": self.name,
             "platform": "vaeserve",
             "backend": "vaeserve",
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": service.settings.max_images if self.call.is_batched else 0,
-            "input": [self._configured(tensor) for tensor in inputs.values()],
+            "input": [self._configured(tensor) for tensor in self.signature.first_inputs],
             "output": [self._configured(tensor) for tensor in self.signature.outputs],
             "instance_group": [{"name": self.name, "kind": kind, "count": 1}],
             "dynamic_batching": {"preferred_batch_size": [service.batcher.max_batch]},
@@ -66,7 +64,8 @@ class InferenceModel:
 
     def _configured(self, tensor: Tensor) -> dict[str, Any]:
         dims = tensor.shape[1:] if self.call.is_batched else tensor.shape
-        return {"name": tensor.name, "data_type": tensor.datatype.config, "dims": dims or (1,)}
+        configured = {"name": tensor.name, "data_type": tensor.datatype.config, "dims": dims or (1,)}
+        return configured if dims else {**configured, "reshape": {"shape": ()}}  # Triton has no empty dims
 
 
 def models_of(service: Service) -> Iterator[InferenceModel]:
@@ -78,8 +77,8 @@ def models_of(service: Service) -> Iterator[InferenceModel]:
 
 def find_model(service: Service, name: str, version: str | None = None) -> InferenceModel:
     """Return a model by its name; raise Problem for one that is not loaded, or for another version."""
-    id, _, operation = name.rpartition(".")
-    if operation not in CALLS or (id and id not in service.bundles):
+    id, dot, operation = name.rpartition(".")
+    if operation not in CALLS or (dot and id not in service.bundles):
         loaded = ", ".join(model.name for model in models_of(service))
         detail = f"model {name!r} is not loaded; loaded are {loaded}"
         raise Problem(Kind.UNKNOWN_MODEL, detail, value=name, limit=loaded)

@@ -16,6 +16,7 @@ from app.errors import Kind, Problem, echo
 
 Value = np.ndarray | list[bytes]  # a list for BYTES
 _LENGTH_BYTES = 4  # before each element of a BYTES tensor
+_MAX_AXES, _MAX_SIDE = 8, (1 << 31) - 1  # products of more take time that grows with their square
 
 
 class Datatype(Enum):
@@ -49,7 +50,7 @@ class Tensor:
 def tensor_of_bytes(data: memoryview, datatype: Datatype, shape: tuple[int, ...], name: str) -> Value:
     """Read a tensor from its raw bytes, a view of them but for BYTES; raise Problem where they do not fit."""
     if datatype is Datatype.BYTES:
-        return _elements(data, math.prod(shape), name)
+        return _elements(data, _count_of(shape, name), name)
     expected = math.prod(shape) * datatype.dtype.itemsize
     if len(data) != expected:
         detail = f"input {name}: {len(data)} bytes; shape {echo(shape)} of {datatype.label} has {expected}"
@@ -67,12 +68,13 @@ def tensor_of_json(data: object, datatype: Datatype, shape: tuple[int, ...], nam
         detail = f"input {name}: {len(elements)} elements; shape {echo(shape)} has {expected}"
         raise Problem(Kind.INVALID, detail, value=len(elements), limit=expected)
     if datatype is Datatype.BYTES:
+        _count_of(shape, name)
         return [_decoded(element, index, name) for index, element in enumerate(elements)]
-    takes = (int, float) if datatype is Datatype.FP32 else (int,)
-    for index, element in enumerate(elements):
-        if type(element) not in takes:
-            detail = f"input {name}: element {index} is {echo(element)}; expected {datatype.label}"
-            raise Problem(Kind.INVALID, detail, value=element, limit=datatype.label)
+    takes = {int, float} if datatype is Datatype.FP32 else {int}
+    if not set(map(type, elements)) <= takes:
+        index, element = next(each for each in enumerate(elements) if type(each[1]) not in takes)
+        detail = f"input {name}: element {index} is {echo(element)}; expected {datatype.label}"
+        raise Problem(Kind.INVALID, detail, value=element, limit=datatype.label)
     try:
         with np.errstate(over="ignore"):  # beyond float32 becomes inf, which no model takes
             return np.array(elements, datatype.dtype).reshape(shape)
@@ -94,18 +96,32 @@ def json_of_tensor(value: Value) -> Any:
     return np.ascontiguousarray(value).ravel()
 
 
+def size_of(value: Value) -> int:
+    """Return the bytes of a tensor."""
+    return sum(map(len, value)) if isinstance(value, list) else value.nbytes
+
+
 def shape_of(value: Value) -> tuple[int, ...]:
     """Return the shape of a tensor."""
     return (len(value),) if isinstance(value, list) else value.shape
 
 
 def declared_shape(declared: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """Return the `shape` of an input; raise Problem where it is no list of whole numbers."""
+    """Return the `shape` of an input; raise Problem where it is no short list of whole numbers."""
     shape = declared.get("shape")
-    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
-        detail = f"input {name}: shape is {echo(shape)}; expected a list of whole numbers"
-        raise Problem(Kind.INVALID, detail, value=shape)
-    return tuple(shape)
+    is_short = isinstance(shape, list) and len(shape) <= _MAX_AXES
+    if not (is_short and all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape or ())):
+        expected = f"at most {_MAX_AXES} whole numbers up to {_MAX_SIDE}"
+        detail = f"input {name}: shape is {echo(shape)}; expected a list of {expected}"
+        raise Problem(Kind.INVALID, detail, value=shape, limit=expected)
+    return tuple(shape or ())
+
+
+def _count_of(shape: tuple[int, ...], name: str) -> int:
+    if len(shape) != 1:
+        detail = f"input {name} has shape {echo(shape)}; BYTES have one axis"
+        raise Problem(Kind.INVALID, detail, value=shape, limit=1)
+    return shape[0]
 
 
 def _viewed(data: memoryview, datatype: Datatype, shape: tuple[int, ...], name: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from app.errors import Kind, Problem, echo
 # The window bits that zlib knows each by. HTTP's deflate is zlib's format, not the bare stream.
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _PIECE_BYTES = 1 << 20  # made at once, so that what is held is known before there is more
+_QUICK_BYTES, _QUICK_PIECE_BYTES = 16 << 10, 64 << 10  # in less time than a thread's start
 _LEAST_BYTES = 1 << 10  # of an answer; a packet takes as long whatever is in it
 _REFUSED = re.compile(r"q=0(\.0{0,3})?")
 _LEVEL = 1  # floats and pixels hardly become smaller with more
@@ -40,7 +41,10 @@ async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[in
     rest, whole = body, bytearray()
     while not inflating.eof:
         try:
-            piece = await asyncio.to_thread(inflating.decompress, rest, _PIECE_BYTES)
+            if not whole and len(body) <= _QUICK_BYTES:
+                piece = inflating.decompress(rest, _QUICK_PIECE_BYTES)
+            else:
+                piece = await asyncio.to_thread(inflating.decompress, rest, _PIECE_BYTES)
         except zlib.error as error:
             raise Problem(Kind.MALFORMED, f"the body is not {coding}: {error}") from error
         rest = inflating.unconsumed_tail
@@ -57,14 +61,19 @@ async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[in
     return bytes(whole)
 
 
-def accepted_coding(request: Request) -> str | None:
-    """Return the coding of an answer that the client names as accepted, None for none."""
+def accepted_coding(request: Request, insisted: bool = False) -> str | None:
+    """Return the coding of an answer that the client accepts by name, None for none.
+
+    With `insisted`, only one that it names alone: most clients accept all they know with every request.
+    """
     accepted = {
         name.strip().lower()
         for element in ",".join(request.headers.getlist("accept-encoding")).split(",")
         for name, _, weight in (element.partition(";"),)
         if not _REFUSED.fullmatch(weight.strip())
     }
+    if insisted and len(accepted) != 1:
+        return None
     return next((coding for coding in _WINDOW_BITS if coding in accepted), None)
 
 

@@ -18,6 +18,9 @@ from models.images import Fit, ImageError, ImageTooLargeError, convert_channels,
 
 Images = np.ndarray | Sequence[np.ndarray]  # uint8 (N, H, W, C), or N of (H, W, C) whose sizes may differ
 
+# As Python objects they take up to a hundred bytes each, however few they come in.
+MAX_JSON_VALUES = 1 << 22
+
 _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
 
@@ -114,7 +117,7 @@ def parse_payload(body: bytes, content_type: str | None) -> bytes:
     """Return the payload that a body is, or that it has in base64; raises as parse_images does."""
     if media.media_type_of(content_type, media.PAYLOADS_IN) == media.PAYLOAD:
         return body
-    document = _json_of(body)
+    document = json_of(body)
     if not isinstance(document, dict) or "payload" not in document:
         raise Problem(Kind.INVALID, 'the body is not of the form {"payload": "…"}', value=document)
     return _base64(document["payload"], "payload", "a payload")
@@ -183,6 +186,20 @@ def checked_latents(latents: np.ndarray, latent_dim: int, limits: Limits) -> np.
     return latents
 
 
+def json_of(body: bytes | memoryview) -> Any:
+    """Parse JSON; raises 400 for what is none, 413 for more values than may be held at once."""
+    if len(body) > MAX_JSON_VALUES:  # as there is a byte to each at least
+        text = bytes(body)
+        values = sum(map(text.count, (b",", b"[", b"{")))
+        if values > MAX_JSON_VALUES:
+            detail = f"the JSON has {values} values or so; the limit is {MAX_JSON_VALUES}"
+            raise Problem(Kind.TOO_LARGE, detail, value=values, limit=MAX_JSON_VALUES)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(Kind.MALFORMED, f"the body is not JSON: {error}") from error
+
+
 def _content_length(request: Request) -> int:
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()) or len(declared) > 20:
@@ -248,19 +265,12 @@ def _latents_of_json(body: bytes, latent_dim: int, limits: Limits) -> np.ndarray
 
 
 def _list_of_json(body: bytes, name: str, limits: Limits) -> list[Any]:
-    document = _json_of(body)
+    document = json_of(body)
     if not isinstance(document, dict) or not isinstance(document.get(name), list):
         raise Problem(Kind.INVALID, f'the body is not of the form {{"{name}": […]}}', value=document)
     members: list[Any] = document[name]
     _check_count(len(members), name, limits.images)  # before anything is made of them
     return members
-
-
-def _json_of(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Problem(Kind.MALFORMED, f"the body is not JSON: {error}") from error
 
 
 def _check_count(count: int, name: str, limit: int) -> None:

@@ -34,6 +34,7 @@ from models.images import Fit
 
 # What is parsed on the event loop, which takes less time than a thread's start; more goes to a thread.
 QUICK = Limits(body_bytes=32 << 10, images=64, pixels=32 << 10)
+LARGE_BODY_BYTES = 1 << 20  # parsed one at a time: what JSON becomes is many times as large
 QUICK_RAW_BYTES = 1 << 22  # more images are copied in a thread
 QUICK_IMAGES = 16  # more images are drawn or encoded in a thread
 MAX_KEPT_ACCEPT = 256  # characters of an Accept header whose choice is remembered
@@ -150,7 +151,10 @@ async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
             except Problem as problem:
                 if problem.kind is not Kind.TOO_LARGE:
                     raise
-        return await asyncio.to_thread(parse, body, content_type, limits), deadline
+        if len(body) <= LARGE_BODY_BYTES:
+            return await asyncio.to_thread(parse, body, content_type, limits), deadline
+        async with service.parsing:
+            return await asyncio.to_thread(parse, body, content_type, limits), deadline
 
 
 async def _received(reading: Awaitable[bytes], service: Service) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -21,14 +22,15 @@ from app.inference import (
     find_model,
     models_of,
     parse_inference,
+    size_of,
     written,
 )
 from app.negotiation import Limits, accepted_coding, deflated, is_worth_coding, json_answer
-from app.routes.common import StrictRoute, check_live, check_ready, read, service_of, timed
+from app.negotiation.media import JSON
+from app.routes.common import QUICK_RAW_BYTES, StrictRoute, check_live, check_ready, read, service_of, timed
 from app.service import Service
-from app.statistics import told
 
-QUICK_ANSWER_BYTES = 1 << 18  # coded on the event loop
+QUICK_ANSWER_BYTES = 16 << 10  # coded on the event loop
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 router = APIRouter(prefix="/v2", route_class=StrictRoute, tags=["inference"])
 Handler = Callable[[Request, InferenceModel], Awaitable[Response]]
@@ -88,7 +90,7 @@ async def index(request: Request) -> Response:
 async def all_statistics(request: Request) -> Response:
     """Tell how often every model was asked, and how long it took."""
     service = service_of(request)
-    return _statistics(service, list(models_of(service)))
+    return await _statistics(service, list(models_of(service)))
 
 
 @of_model("GET", "", described.METADATA)
@@ -113,18 +115,19 @@ async def config(request: Request, model: InferenceModel) -> Response:
 @of_model("GET", "/stats", described.STATISTICS)
 async def statistics(request: Request, model: InferenceModel) -> Response:
     """Tell how often a model was asked, by whichever protocol, and how long it took."""
-    return _statistics(service_of(request), [model])
+    return await _statistics(service_of(request), [model])
 
 
 @of_model("POST", "/infer", described.INFER)
 async def infer(request: Request, model: InferenceModel) -> Response:
     """Compute a model's outputs."""
     service = service_of(request)
-    service.batcher.check_room()
+    if model.call.is_on_device:
+        service.batcher.check_room()
     header_length = request.headers.get("inference-header-content-length")
 
     def parse(body: bytes, _: str | None, limits: Limits) -> tuple[Inference, Any, Any]:
-        inference = parse_inference(body, header_length, model.signature)
+        inference = parse_inference(body, header_length, model.signature, limits.images)
         parameters = _parameters(model, inference)
         given = model.call.prepare(inference.inputs, parameters, model.bundle, limits)
         return inference, parameters, given
@@ -133,14 +136,16 @@ async def infer(request: Request, model: InferenceModel) -> Response:
     if inference.timeout_seconds is not None:
         deadline = min(deadline, time.monotonic() + inference.timeout_seconds)
     outcome = await model.call.run(Asked(service, request, model.bundle, given, parameters, deadline))
-    return timed(await _coded(request, written(model.name, VERSION, inference, outcome.values)), outcome)
+    write = partial(written, model.name, VERSION, inference, outcome.values)
+    size = sum(map(size_of, outcome.values.values()))
+    response = write() if size <= QUICK_RAW_BYTES else await asyncio.to_thread(write)
+    return timed(await _coded(request, response), outcome)
 
 
-def _statistics(service: Service, models: Sequence[InferenceModel]) -> Response:
-    families = list(service.metrics.families())
+async def _statistics(service: Service, models: Sequence[InferenceModel]) -> Response:
+    figures = await service.told([(model.bundle.id, model.operation) for model in models])
     found = [
-        {"name": model.name, "version": VERSION, **told(families, model.bundle.id, model.operation)}
-        for model in models
+        {"name": model.name, "version": VERSION, **told} for model, told in zip(models, figures, strict=True)
     ]
     return json_answer({"model_stats": found})
 
@@ -153,7 +158,8 @@ def _parameters(model: InferenceModel, inference: Inference) -> Any:
 
 
 async def _coded(request: Request, response: Response) -> Response:
-    body, coding = bytes(response.body), accepted_coding(request)
+    body, is_json = bytes(response.body), response.media_type == JSON
+    coding = accepted_coding(request, insisted=not is_json)  # floats and pixels hardly become smaller
     if coding is None or not is_worth_coding(body):
         return response
     is_quick = len(body) <= QUICK_ANSWER_BYTES

@@ -23,10 +23,13 @@ from codec.model import CodecModel
 from models.bundle import Bundle
 from models.images import encode_png
 from models.priors import sample_latents
-from tests.app.test_routes import NPY, assert_close, direct, npy, pixels_of
+from tests.app.test_routes import NPY, assert_close, direct, npy, pixels_of, problem
+from tests.app.test_server import gate, posted  # noqa: F401
 from tests.codecs import pictures
-from tests.servers import Running, running
+from tests.servers import Gate, Running, running
+from tests.waiting import eventually
 
+LARGE = np.zeros((1, 1500, 1500, 3), np.uint8)
 OPERATIONS = ("encode", "decode", "reconstruct", "score", "sample", "compress", "decompress")
 Arrays = Mapping[str, np.ndarray]
 Infer = Callable[..., Any]
@@ -187,13 +190,50 @@ def test_encoded_images_go_as_bytes(blocking: Any, grey: Bundle) -> None:
         np.testing.assert_array_equal(of_files.as_numpy(name), of_pixels.as_numpy(name))
 
 
-def test_a_body_without_json_is_the_tensor(client: httpx.Client, grey: Bundle) -> None:
+def test_a_body_without_json_is_the_tensor_and_answered_in_kind(client: httpx.Client, grey: Bundle) -> None:
     pixels = pixels_of(grey, 2)
     headers = {"Inference-Header-Content-Length": "0"}
     response = client.post("/v2/models/encode/infer", content=pixels.tobytes(), headers=headers)
-    mu, logvar = response.json()["outputs"]
-    assert (mu["shape"], logvar["shape"]) == ([2, 4], [2, 4])
-    assert_close(np.reshape(mu["data"], (2, 4)), direct(grey, pixels)[0])
+    length = int(response.headers["inference-header-content-length"])
+    found = np.frombuffer(response.content[length:], "<f4").reshape(2, 2, 4)
+    assert_close(found[0], direct(grey, pixels)[0])
+
+
+def test_a_payload_alone_is_decompressed(client: httpx.Client, codec: CodecModel) -> None:
+    images = pictures((1, 8, 8), 3)
+    headers = {"Inference-Header-Content-Length": "0"}
+    payload = compress(images, codec)
+    response = client.post("/v2/models/decompress/infer", content=payload, headers=headers)
+    assert response.content.endswith(images.transpose(0, 2, 3, 1).tobytes())
+
+
+def test_only_json_is_coded_for_clients_that_accept_whatever_they_know(
+    client: httpx.Client, grey: Bundle
+) -> None:
+    pixels = pixels_of(grey, 64)
+    asked = {
+        "name": "images",
+        "shape": list(pixels.shape),
+        "datatype": "UINT8",
+        "data": pixels.ravel().tolist(),
+    }
+    for is_binary in (False, True):
+        body = {"inputs": [asked], "parameters": {"binary_data_output": is_binary}}
+        for accepts, is_coded in (("gzip", True), ("gzip, deflate", not is_binary), ("br", False)):
+            response = client.post(
+                "/v2/models/reconstruct/infer", json=body, headers={"Accept-Encoding": accepts}
+            )
+            assert ("content-encoding" in response.headers) == is_coded
+
+
+def test_a_large_answer_is_written_whole(address: str) -> None:
+    result = through_blocking(address, "colour.sample", inputs_of({"n": np.array([4096])}), {})
+    assert result.as_numpy("images").shape == (4096, 16, 12, 3)
+    (payload,) = through_blocking(address, "compress", inputs_of({"images": LARGE}), {}).as_numpy("payload")
+    back = through_blocking(
+        address, "decompress", inputs_of({"payload": np.array([payload], np.object_)}), {}
+    )
+    np.testing.assert_array_equal(back.as_numpy("images"), LARGE)
 
 
 def test_a_large_answer_is_coded_too(address: str, grey: Bundle) -> None:
@@ -316,6 +356,9 @@ def test_statistics_count_what_a_model_was_asked_by_any_protocol(bundle_folder: 
             after = statistics_of(client, "encode")
             client.infer("sample", inputs_of({"n": np.array([40])}))
             sampled = statistics_of(client, "grey.sample")
+            decoded = statistics_of(client, "decode")
+            client.infer("decode", inputs_of({"z": np.zeros((1, 4), np.float32)}))
+            both = statistics_of(client, "decode")
             everything = client.get_inference_statistics()["model_stats"]
     assert (after["inference_count"], after["execution_count"]) == (8, 2)
     assert after["last_inference"] > 1.7e12
@@ -324,6 +367,8 @@ def test_statistics_count_what_a_model_was_asked_by_any_protocol(bundle_folder: 
     assert stats["success"]["ns"] >= stats["queue"]["ns"] + stats["compute_infer"]["ns"] > 0
     assert stats["fail"] == {"count": 0, "ns": 0}
     assert (sampled["inference_count"], sampled["execution_count"]) == (40, 3)
+    assert (decoded["inference_count"], decoded["execution_count"]) == (0, 0)
+    assert (both["inference_count"], both["execution_count"]) == (1, 1)
     assert len(everything) == 2 * len(OPERATIONS)
 
 
@@ -354,6 +399,7 @@ def test_what_fails_is_counted_apart(
     [
         ("grey.nope", {}, {}, 404, "model 'grey.nope' is not loaded; loaded are grey.encode, grey.decode"),
         ("nope.encode", {}, {}, 404, "model 'nope.encode' is not loaded"),
+        (".encode", {}, {}, 404, "model '.encode' is not loaded"),
         ("grey.encode", {}, {"model_version": "3"}, 404, "has no version '3'; its only version is 1"),
         ("grey.encode", {"images": np.zeros((1, 9, 8, 1), np.uint8)}, {}, 422, "images[0] is 9×8; the model"),
         ("grey.encode", {"images": np.zeros((0, 8, 8, 1), np.uint8)}, {}, 422, "0 images; at least 1"),
@@ -418,21 +464,71 @@ def test_errors_have_the_protocol_s_form_wherever_they_arise(client: httpx.Clien
         (client.get("/v2/nope"), "there is nothing at /v2/nope"),
         (client.get("/v2/models/encode/infer"), "does not take GET; it takes POST"),
         (client.get("/v2?x=1"), "there is no query parameter x here"),
-        (client.post("/v2/models/encode/infer", content=b"{"), "the request's header is not JSON"),
-        (client.post("/v2/models/encode/infer", content=b"{"), "the request's header is not JSON"),
+        (client.post("/v2/models/encode/infer", content=b"{"), "the body is not JSON"),
+        (client.post("/v2/models/encode/infer?x=1"), "there is no query parameter x here"),
     ):
         assert list(response.json()) == ["error"]
         assert words in response.json()["error"]
 
 
-def test_a_timeout_is_a_deadline(client: httpx.Client) -> None:
-    tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [4096]}
-    images = {"name": "images", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [0] * 64}
-    assert client.post("/v2/models/sample/infer", json={"inputs": [tensor]}).status_code == 200
-    body = {"inputs": [images], "parameters": {"timeout": 1, "samples": 1000}}
-    response = client.post("/v2/models/grey.score/infer", json=body)
+@pytest.mark.parametrize(
+    ("model", "tensor", "parameters"),
+    [
+        ("sample", {"name": "n", "shape": [1], "datatype": "INT64", "data": [4096]}, {}),
+        (
+            "score",
+            {"name": "images", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [0] * 64},
+            {"samples": 1000},
+        ),
+    ],
+)
+def test_a_timeout_is_a_deadline(
+    client: httpx.Client, model: str, tensor: dict[str, Any], parameters: dict[str, int]
+) -> None:
+    body = {"inputs": [tensor], "parameters": {**parameters, "timeout": 1}}
+    response = client.post(f"/v2/models/{model}/infer", json=body)
     assert response.status_code == 504
     assert "no answer within" in response.json()["error"]
+
+
+def test_samples_of_a_client_that_has_left_are_not_computed(bundle_folder: Path) -> None:
+    tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [4096]}
+    with running(bundle_folder, max_batch=1) as server:
+        with pytest.raises(httpx.ReadTimeout):
+            server.client.post("/v2/models/sample/infer", json={"inputs": [tensor]}, timeout=0.1)
+        registry = server.service.metrics.registry
+        failed = {"model": "grey", "operation": "sample", "outcome": "failure"}
+        eventually(lambda: registry.get_sample_value("vae_model_requests_total", failed))
+        computed = registry.get_sample_value("vae_images_total", {"model": "grey", "operation": "decode"})
+        assert computed is not None
+        assert computed < 4096
+
+
+def test_the_codec_s_models_do_not_wait_for_the_device_s_queue(
+    bundle_folder: Path,
+    codec: CodecModel,
+    gate: Gate,  # noqa: F811
+) -> None:
+    payload = compress(pictures((1, 8, 8), 1), codec)
+    headers = {"Inference-Header-Content-Length": "0"}
+    with running(bundle_folder, max_queued_images=1) as server, posted(server), posted(server):
+        assert gate.entered.acquire(timeout=30)
+        eventually(lambda: server.service.batcher.is_full)
+        refused = server.client.post("/v2/models/sample/infer", content=bytes(8), headers=headers)
+        assert refused.status_code == 429
+        answer = server.client.post("/v2/models/decompress/infer", content=payload, headers=headers)
+        assert answer.status_code == 200
+        gate.opened.set()
+
+
+def test_samples_say_where_the_time_went(client: httpx.Client) -> None:
+    headers = {"Inference-Header-Content-Length": "0"}
+    response = client.post("/v2/models/sample/infer", content=(40).to_bytes(8, "little"), headers=headers)
+    assert float(response.headers["server-timing"].rpartition("=")[2]) > 0
+
+
+def test_a_path_beside_the_protocol_s_has_its_problems_as_ever(client: httpx.Client) -> None:
+    problem(client.get("/v2foo"), 404, "not-found")
 
 
 def test_nothing_is_ready_before_the_models_are(tmp_path: Path, bundle_folder: Path) -> None:

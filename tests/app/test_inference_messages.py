@@ -18,6 +18,7 @@ MU = Tensor("mu", Datatype.FP32, (-1, 2))
 ENCODE = Signature((IMAGES, FILES), (MU, Tensor("logvar", Datatype.FP32, (-1, 2))))
 DECODE = Signature((Z,), (IMAGES,))
 COUNT = Signature((Tensor("n", Datatype.INT64, (1,)),), (Tensor("seed", Datatype.UINT64, (1,)),))
+MAX_ELEMENTS = 100
 PIXELS = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
 
 
@@ -34,16 +35,20 @@ def binary(name: str, datatype: str, shape: list[int], size: object) -> dict[str
     return tensor(name, datatype, shape, parameters={"binary_data_size": size})
 
 
+def parsed(content: bytes, header_length: str | None, signature: Signature) -> Inference:
+    return parse_inference(content, header_length, signature, MAX_ELEMENTS)
+
+
 def refused(sent: tuple[bytes, str | None], signature: Signature = ENCODE) -> Problem:
     with pytest.raises(Problem) as raised:
-        parse_inference(*sent, signature)
+        parsed(*sent, signature)
     return raised.value
 
 
 class TestRequest:
     @pytest.mark.parametrize("data", [PIXELS.ravel().tolist(), PIXELS.tolist()], ids=["flat", "nested"])
     def test_json_elements(self, data: list[Any]) -> None:
-        inference = parse_inference(*body(tensor("images", "UINT8", [2, 2, 3, 1], data=data)), ENCODE)
+        inference = parsed(*body(tensor("images", "UINT8", [2, 2, 3, 1], data=data)), ENCODE)
         found = inference.inputs["images"]
         assert isinstance(found, np.ndarray)
         assert found.dtype == np.uint8
@@ -51,7 +56,7 @@ class TestRequest:
 
     def test_raw_bytes_are_viewed_and_not_copied(self) -> None:
         sent = body(binary("images", "UINT8", [2, 2, 3, 1], 12), raw=PIXELS.tobytes())
-        found = parse_inference(*sent, ENCODE).inputs["images"]
+        found = parsed(*sent, ENCODE).inputs["images"]
         assert isinstance(found, np.ndarray)
         np.testing.assert_array_equal(found, PIXELS)
         assert not found.flags.owndata
@@ -60,36 +65,40 @@ class TestRequest:
         signature = Signature((Z, Tensor("n", Datatype.INT64, (1,))))
         raw = np.array([7], "<i8").tobytes() + np.array([[1, 2]], "<f4").tobytes()
         sent = body(binary("n", "INT64", [1], 8), binary("z", "FP32", [1, 2], 8), raw=raw)
-        inputs = parse_inference(*sent, signature).inputs
+        inputs = parsed(*sent, signature).inputs
         assert np.asarray(inputs["n"]).tolist() == [7]
         assert np.asarray(inputs["z"]).tolist() == [[1.0, 2.0]]
 
     def test_bytes_come_each_after_its_length(self) -> None:
         raw = b"\x02\0\0\0hi\0\0\0\0\x01\0\0\0!"
         sent = body(binary("images", "BYTES", [3], len(raw)), raw=raw)
-        assert parse_inference(*sent, ENCODE).inputs["images"] == [b"hi", b"", b"!"]
+        assert parsed(*sent, ENCODE).inputs["images"] == [b"hi", b"", b"!"]
 
     def test_bytes_are_base64_in_json(self) -> None:
         data = [base64.b64encode(b"\xff\x00").decode()]
         sent = body(tensor("images", "BYTES", [1], data=data))
-        assert parse_inference(*sent, ENCODE).inputs["images"] == [b"\xff\x00"]
+        assert parsed(*sent, ENCODE).inputs["images"] == [b"\xff\x00"]
 
     def test_a_body_without_json_is_the_only_tensor(self) -> None:
-        inference = parse_inference(PIXELS.tobytes(), "0", ENCODE)
+        inference = parsed(PIXELS.tobytes(), "0", ENCODE)
         np.testing.assert_array_equal(np.asarray(inference.inputs["images"]), PIXELS)
-        assert inference.outputs == [Wanted("mu", False), Wanted("logvar", False)]
+        assert inference.outputs == [Wanted("mu", True), Wanted("logvar", True)]
+
+    def test_a_body_without_json_is_the_only_element(self) -> None:
+        signature = Signature((Tensor("payload", Datatype.BYTES, (1,)),))
+        assert parsed(b"any bytes", "0", signature).inputs["payload"] == [b"any bytes"]
 
     def test_parameters_are_the_model_s_but_for_those_that_clients_set_themselves(self) -> None:
         data = tensor("n", "INT64", [1], data=[3])
         parameters = {"priority": 1, "sequence_id": 3, "triton_x": True, "timeout": 1500, "seed": 9}
-        inference = parse_inference(*body(data, id="7", parameters=parameters), COUNT)
+        inference = parsed(*body(data, id="7", parameters=parameters), COUNT)
         assert inference.parameters == {"seed": 9}
         assert inference.timeout_seconds == 0.0015
         assert inference.id == "7"
 
     def test_no_timeout_is_none(self) -> None:
         data = tensor("n", "INT64", [1], data=[3])
-        assert parse_inference(*body(data, parameters={"timeout": 0}), COUNT).timeout_seconds is None
+        assert parsed(*body(data, parameters={"timeout": 0}), COUNT).timeout_seconds is None
 
     @pytest.mark.parametrize(
         ("members", "wanted"),
@@ -113,7 +122,7 @@ class TestRequest:
     )
     def test_outputs_are_those_asked_for(self, members: dict[str, Any], wanted: list[Wanted]) -> None:
         sent = body(tensor("images", "UINT8", [1, 2, 3, 1], data=[0] * 6), **members)
-        assert parse_inference(*sent, ENCODE).outputs == wanted
+        assert parsed(*sent, ENCODE).outputs == wanted
 
 
 IMAGE = tensor("images", "UINT8", [1, 2, 3, 1], data=[0] * 6)
@@ -121,7 +130,7 @@ N = {"name": "n", "datatype": "INT64", "shape": [1]}
 
 
 class TestBadRequest:
-    @pytest.mark.parametrize("length", ["-1", "x", "", "99999", "²", "1" * 5000])
+    @pytest.mark.parametrize("length", ["-1", "x", "", "99999", "²", "1" * 5000, "0" * 20 + "1", "3"])
     def test_header_length(self, length: str) -> None:
         problem = refused((b"{}", length))
         assert problem.kind is Kind.MALFORMED
@@ -131,7 +140,7 @@ class TestBadRequest:
     @pytest.mark.parametrize(
         ("sent", "kind", "words"),
         [
-            ((b"{", None), Kind.MALFORMED, "the request's header is not JSON"),
+            ((b"{", None), Kind.MALFORMED, "the body is not JSON"),
             ((b'{"inputs":[]}xx', "15"), Kind.MALFORMED, "is not JSON"),
             ((b"[]", None), Kind.INVALID, "the request is []; expected an object"),
             ((b"{}", None), Kind.INVALID, "inputs is None; expected a list of tensors"),
@@ -147,9 +156,21 @@ class TestBadRequest:
             (body({**IMAGE, "name": 3}), Kind.INVALID, "input 3 is not one of the model's"),
             (body({**IMAGE, "datatype": "FP32"}), Kind.INVALID, "images is FP32; expected UINT8 or BYTES"),
             (body({**IMAGE, "parameters": 1}), Kind.INVALID, "input images: parameters is 1"),
-            (body({**IMAGE, "shape": None}), Kind.INVALID, "shape is None; expected a list of whole"),
-            (body({**IMAGE, "shape": [-1]}), Kind.INVALID, "shape is [-1]; expected a list of whole"),
-            (body({**IMAGE, "shape": [True]}), Kind.INVALID, "shape is [True]; expected a list of whole"),
+            (
+                body({**IMAGE, "shape": None}),
+                Kind.INVALID,
+                "shape is None; expected a list of at",
+            ),
+            (
+                body({**IMAGE, "shape": [-1]}),
+                Kind.INVALID,
+                "shape is [-1]; expected a list of at",
+            ),
+            (
+                body({**IMAGE, "shape": [True]}),
+                Kind.INVALID,
+                "shape is [True]; expected a list of at",
+            ),
             (body({**IMAGE, "data": [0]}), Kind.INVALID, "1 elements; shape [1, 2, 3, 1] has 6"),
             (body({**IMAGE, "data": [[0], 0]}), Kind.INVALID, "2 elements; shape [1, 2, 3, 1] has 6"),
             (body({**IMAGE, "data": 5}), Kind.INVALID, "1 elements; shape [1, 2, 3, 1] has 6"),
@@ -175,7 +196,7 @@ class TestBadRequest:
             (body(binary("images", "UINT8", [1], "1"), raw=b"x"), Kind.MALFORMED, "size is 1; 1 bytes are"),
             (body(binary("images", "UINT8", [3], 2), raw=b"xx"), Kind.INVALID, "2 bytes; shape [3] of UINT8"),
             (
-                body(binary("images", "UINT8", [0, 1 << 62, 1 << 62], 0), raw=b""),
+                body(binary("images", "UINT8", [0, *[(1 << 31) - 1] * 4], 0), raw=b""),
                 Kind.INVALID,
                 "input images: shape",
             ),
@@ -189,9 +210,32 @@ class TestBadRequest:
                 Kind.MALFORMED,
                 "its 8 bytes are not 1 elements",
             ),
-            (body(binary("images", "BYTES", [1 << 40], 4), raw=bytes(4)), Kind.MALFORMED, "are not 1099511"),
+            (body(binary("images", "BYTES", [2], 4), raw=bytes(4)), Kind.MALFORMED, "are not 2 elements"),
             (body(IMAGE, outputs={}), Kind.INVALID, "outputs is {}; expected a list"),
-            (body(IMAGE, outputs=[{"name": "x"}]), Kind.INVALID, "output x is not one of mu, logvar"),
+            (
+                body(IMAGE, outputs=[{"name": "x"}]),
+                Kind.INVALID,
+                "output x is not one of the model's, each",
+            ),
+            (
+                body(IMAGE, outputs=[{"name": "mu"}, {"name": "mu"}]),
+                Kind.INVALID,
+                "output mu is not one of the model's, each once",
+            ),
+            (body({**IMAGE, "shape": [1] * 9}), Kind.INVALID, "at most 8 whole numbers"),
+            (body({**IMAGE, "shape": [1 << 31]}), Kind.INVALID, "whole numbers up to 2147483647"),
+            (
+                body({**IMAGE, "shape": [(1 << 31) - 1] * 8}),
+                Kind.INVALID,
+                "6 elements; shape [2147483647, 2147483647",
+            ),
+            (body(tensor("images", "BYTES", [1, 1], data=["aGk="])), Kind.INVALID, "BYTES have one axis"),
+            (
+                body(binary("images", "BYTES", [1, 1], 4), raw=bytes(4)),
+                Kind.INVALID,
+                "input images has shape [1, 1]; BYTES have one axis",
+            ),
+            (body(binary("images", "BYTES", [101], 404), raw=bytes(404)), Kind.TOO_LARGE, "101 images; the"),
             (
                 body(IMAGE, outputs=[{"name": "mu", "parameters": {"classification": 3}}]),
                 Kind.INVALID,

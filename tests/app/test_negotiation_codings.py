@@ -101,6 +101,13 @@ def test_the_coding_of_an_answer(header: str, coding: str | None) -> None:
     assert accepted_coding(request()) is None
 
 
+@pytest.mark.parametrize(
+    ("header", "coding"), [("gzip", "gzip"), ("deflate", "deflate"), ("gzip, deflate", None), ("", None)]
+)
+def test_the_coding_that_a_client_insists_on(header: str, coding: str | None) -> None:
+    assert accepted_coding(request(accept_encoding=header), insisted=True) == coding
+
+
 @pytest.mark.parametrize("coding", CODED)
 def test_an_answer_is_coded(coding: str) -> None:
     assert INFLATES[coding](deflated(b"hello", coding)) == b"hello"

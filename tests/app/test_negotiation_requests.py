@@ -22,6 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import Kind, Problem
 from app.negotiation import Limits, conform, parse_images, parse_latents, read_body
+from app.negotiation.requests import MAX_JSON_VALUES
+from app.negotiation.requests import json_of as parse_json
 from models.images import encode_png
 
 JSON, NPY, SAFETENSORS = "application/json", "application/x-npy", "application/x-safetensors"
@@ -137,6 +139,17 @@ class TestReadBody:
             asyncio.run(read_body(request, 10, admit))
         assert told == [3, 2]
         assert next(parts) == b"!"
+
+
+class TestJson:
+    def test_more_values_than_may_be_held_are_refused_before_any_is(self) -> None:
+        body = b"[" + b"[]," * MAX_JSON_VALUES + b"[]]"
+        with pytest.raises(Problem, match=f"the limit is {MAX_JSON_VALUES}") as raised:
+            parse_json(body)
+        assert raised.value.kind is Kind.TOO_LARGE
+
+    def test_a_long_text_is_one_value(self) -> None:
+        assert len(parse_json(b'["' + b"x" * (MAX_JSON_VALUES + 1) + b'"]')[0]) == MAX_JSON_VALUES + 1
 
 
 class TestImages:

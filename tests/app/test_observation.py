@@ -122,6 +122,13 @@ def test_a_line_a_request(bundle_folder: Path, caplog: pytest.LogCaptureFixture)
     assert sampled["message"].startswith("127.0.0.1 GET /sample 200 ")
 
 
+def test_a_path_begins_no_line_of_its_own(bundle_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vaeserve.access"), running(bundle_folder, access_log=True) as server:
+        server.client.get("/x%0AERROR:%1B[2J")
+    (found,) = (line for line in lines(caplog) if line["status"] == 404)
+    assert " GET /x%0AERROR%3A%1B%5B2J 404 " in found["message"]
+
+
 def test_no_line_unless_asked_for(bundle_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "vaeserve.access"), running(bundle_folder) as server:
         server.client.get("/sample")

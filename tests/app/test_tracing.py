@@ -88,6 +88,7 @@ def test_a_request_is_a_span_of_its_caller_s_trace_and_what_it_computes_one_with
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         answers = [client.get("/sample?n=20&seed=1", headers=headers) for _ in range(2)]
         assert client.get("/sample?n=0", headers=headers).status_code == 422
+    assert '"level": "ERROR"' not in (tmp_path / "log").read_text()
     requests = [span for span in collector.of("GET /sample") if span.trace_id.hex() == TRACE]
     assert len(requests) == 3
     assert {span.parent_span_id.hex() for span in requests} == {PARENT}
