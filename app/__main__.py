@@ -6,6 +6,7 @@ import os
 import sys
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from app import cluster
 from app.logs import log_as
@@ -13,6 +14,16 @@ from app.server import Server, serve
 from app.settings import PREFIX, Settings, unknown_variables
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def described(fault: ErrorDetails) -> str:
+    """Return a wrong setting in words: its variable and value, but for a key, and for what spans several."""
+    message = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:
+        return message
+    name = PREFIX + "_".join(map(str, fault["loc"])).upper()
+    got = "" if fault["loc"][0] == "api_keys" else f", got {fault['input']!r}"
+    return f"{name}: {message}{got}"
 
 
 def main() -> int:
@@ -24,8 +35,7 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         for fault in error.errors():
-            name = PREFIX + "_".join(map(str, fault["loc"])).upper()
-            print(f"error: {name}: {fault['msg']}, got {fault['input']!r}", file=sys.stderr)
+            print(f"error: {described(fault)}", file=sys.stderr)
         return 2
     if settings.tracing and not any(map(os.environ.get, ENDPOINTS)):
         print(f"error: VAE_TRACING needs {ENDPOINTS[0]}: where the spans go", file=sys.stderr)

@@ -39,6 +39,7 @@ class Kind(Enum):
     """What can go wrong: status, slug of the type, title."""
 
     MALFORMED = 400, "malformed", "The request cannot be read"
+    UNAUTHORIZED = 401, "unauthorized", "A key is needed"
     NOT_FOUND = 404, "not-found", "There is nothing at this address"
     UNKNOWN_MODEL = 404, "unknown-model", "The model is not loaded"
     METHOD_NOT_ALLOWED = 405, "method-not-allowed", "The address does not take this method"
@@ -46,6 +47,7 @@ class Kind(Enum):
     OTHER_MODEL = 409, "other-model", "The payload is of another model"
     TOO_LARGE = 413, "too-large", "The request is larger than allowed"
     UNSUPPORTED_MEDIA_TYPE = 415, "unsupported-media-type", "The body's media type is not read here"
+    MISDIRECTED = 421, "misdirected", "The request is for another host"
     INVALID = 422, "invalid", "The request is well-formed but wrong"
     OVERLOADED = 429, "overloaded", "The queue is full"
     INTERNAL = 500, "internal", "The service failed"
@@ -96,6 +98,8 @@ def answer(problem: Problem, path: str) -> Response:
     """Render a problem as the response that carries it, in the form that the path's protocol has."""
     kind = problem.kind
     headers = {"Retry-After": str(max(1, math.ceil(problem.retry_after_seconds)))} if kind.is_retried else {}
+    if kind is Kind.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Basic realm="vaeserve", Bearer'
     return _respond(path, _document(kind, problem.detail, problem.value, problem.limit), headers)
 
 

@@ -32,6 +32,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CAUSES = ("overloaded", "deadline", "disconnected", "fault")
 LEARNED = "learned"
+CLOSING_CAUSES = ("head", "large-head", "body", "reading")
 CLASSICAL = "classical"  # also in place of a model: coded by none
 MODES = ("best", "fast", "max_error", "quality", "target_bytes")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -146,6 +147,9 @@ class Metrics:
             "Requests not computed to the end: overloaded, deadline, disconnected, fault.",
             ["cause"],
         )
+        self.closed_connections = counter(
+            "vae_closed_connections", "Connections closed on slow or unreasonable clients.", ["cause"]
+        )
         coded = ["model", "codec", "mode"]
         self._original_bytes = Kept(counter("vae_original_bytes", "Bytes of pixels compressed.", coded))
         self._compressed_bytes = Kept(counter("vae_compressed_bytes", "Bytes of their payloads.", coded))
@@ -171,6 +175,8 @@ class Metrics:
         self._build_info.labels(version("vaeserve"), torch.__version__, platform.python_version()).set(1)
         for cause in CAUSES:
             self.dropped.labels(cause)
+        for cause in CLOSING_CAUSES:
+            self.closed_connections.labels(cause)
 
     def of_queue(self, name: str) -> QueueMetrics:
         """Return the collectors of a batcher's queue: vae, of the networks on their device, or codec."""

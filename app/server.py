@@ -10,13 +10,15 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, Request
@@ -24,12 +26,17 @@ from starlette.responses import Response
 
 from app import errors
 from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
+from app.guard import ANY, Guard
 from app.observation import ObservedRequests, expect_requests
 from app.openapi import build_document
+from app.protocol import Patience, PromptProtocol
 from app.routes import ROUTERS
 from app.service import Service
 from app.settings import Settings
 
+ANSWER_SECONDS = 5.0
+FIGURES = ("X-Original-Bytes", "X-Compressed-Bytes", "X-Bits-Per-Dim", "X-Png-Bytes", "X-Webp-Bytes")
+EXPOSED_HEADERS = ("Retry-After", "Server-Timing", "X-Request-Id", "X-Seed", *FIGURES)
 DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
 
 
@@ -67,6 +74,18 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     if not settings.tracing:  # whose spans FastAPI names as it finds the route
         app.add_middleware(DirectRoutes)
+    keys = settings.keys()
+    if keys or ANY not in settings.allowed_hosts:
+        hosts, opens_metrics = settings.allowed_hosts, settings.open_metrics
+        app.add_middleware(Guard, hosts=hosts, keys=keys, opens_metrics=opens_metrics)
+    if settings.cors_origins:  # before the guard: a browser asks without a key whether it may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
     app.add_middleware(ObservedRequests, metrics=service.metrics, logs_access=settings.access_log)
     expect_requests(service.metrics, ROUTERS)
 
@@ -87,11 +106,17 @@ class Server(uvicorn.Server):
         self._service: Service = self.app.state.service
         self._drain_delay_seconds = settings.drain_delay_seconds
         self._closes_at = float("inf")
+        # A body that is late is answered first: then there is a moment for the client to read that.
+        body_seconds = settings.deadline_seconds + ANSWER_SECONDS
+        patience = Patience(settings.head_seconds, body_seconds, settings.reading_seconds)
+        closed = self._service.metrics.closed_connections
+        protocol = partial(PromptProtocol, patience=patience, closed=closed)
         super().__init__(
             uvicorn.Config(
                 self.app,
                 host=settings.host,
                 port=settings.port,
+                http=cast("type[asyncio.Protocol]", protocol),
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=settings.grace_seconds,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "VAE_"
+Names = Annotated[tuple[str, ...], NoDecode]
+LEAST_KEY_CHARACTERS = 16
+Key = Annotated[SecretStr, Field(min_length=LEAST_KEY_CHARACTERS)]
 Precision = Literal["float32", "tf32", "bf16"]
 
 
@@ -18,7 +22,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    models: Annotated[tuple[str, ...], NoDecode] = Field(
+    models: Names = Field(
         default=("fashion-mnist",),
         min_length=1,
         description="bundles to load, separated by commas: ids of shipped bundles, or paths (with a slash); "
@@ -71,6 +75,29 @@ class Settings(BaseSettings):
         description="between readiness off and closing the port, for load balancers to notice",
     )
     grace_seconds: int = Field(default=30, ge=1, description="for work in flight after SIGTERM")
+    head_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="for a request's head to arrive, else the connection is closed",
+    )
+    reading_seconds: float = Field(
+        default=60.0, gt=0, description="for a client that does not read its answer, before it is cut off"
+    )
+    allowed_hosts: Names = Field(
+        default=("localhost", "127.0.0.1", "[::1]"),
+        min_length=1,
+        description="names that requests may be for, separated by commas; * for any",
+    )
+    api_keys: Annotated[tuple[Key, ...], NoDecode] = Field(
+        default=(), description="keys, separated by commas, of which requests must have one; none by default"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="file of more keys, one a line; # begins a comment"
+    )
+    open_metrics: bool = Field(default=False, description="GET /metrics without a key")
+    cors_origins: Names = Field(
+        default=(), description="origins whose pages may call, separated by commas; none by default"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the log")
     log_format: Literal["text", "json"] = Field(
         default="text", description="text, or json: an object a line, with the request's id and trace"
@@ -81,7 +108,7 @@ class Settings(BaseSettings):
         description="OpenTelemetry spans, sent where `OTEL_EXPORTER_OTLP_ENDPOINT` says, by OTLP over HTTP",
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "allowed_hosts", "cors_origins", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -89,6 +116,33 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @model_validator(mode="after")
+    def _read_keys(self) -> Self:
+        self.keys()
+        return self
+
+    def keys(self) -> list[str]:
+        """Return every key that a request may have.
+
+        Raises ValueError for a file that cannot be read or has no key, and for a key that is too short.
+        """
+        keys = [key.get_secret_value() for key in self.api_keys]
+        if self.api_keys_file is None:
+            return keys
+        try:
+            lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"api_keys_file cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            if key := line.partition("#")[0].strip():
+                if len(key) < LEAST_KEY_CHARACTERS:
+                    least = f"a key has at least {LEAST_KEY_CHARACTERS} characters"
+                    raise ValueError(f"line {number} of {self.api_keys_file} has {len(key)}; {least}")
+                keys.append(key)
+        if not keys:
+            raise ValueError(f"{self.api_keys_file} has no key")
+        return keys
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
