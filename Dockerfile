@@ -53,6 +53,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NUMBA_CACHE_DIR=/tmp/numba \
     VAE_HOST=0.0.0.0 \
+    VAE_ALLOWED_HOSTS=* \
     VAE_PORT=8000
 
 WORKDIR /srv/vaeserve

@@ -20,6 +20,7 @@ from app.logs import name_request
 from app.metrics import Metrics
 from app.statistics import TIMING
 
+GUARDED = (Kind.UNAUTHORIZED.status, Kind.MISDIRECTED.status)  # answered before a route is looked for
 OTHER_ROUTES = "other"  # the label of paths that people make up
 log = logging.getLogger("vaeserve.access")
 
@@ -28,8 +29,9 @@ def expect_requests(metrics: Metrics, routers: Sequence[APIRouter]) -> None:
     """Have the counters of every answer that a route documents."""
     for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
         for status in (HTTPStatus.OK, *route.responses):
-            metrics.of_route(route.path).expect(int(status))
-    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+            if status not in GUARDED:
+                metrics.of_route(route.path).expect(int(status))
+    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, *GUARDED):
         metrics.of_route(OTHER_ROUTES).expect(status)
 
 

@@ -166,6 +166,8 @@ class ProblemDocument(BaseModel):
 
 DETAILS = {
     Kind.MALFORMED: "the body: not a PNG, JPEG or WebP file; it starts with 6e 6f 74 20 61 6e 20 69",
+    Kind.UNAUTHORIZED: "a key is needed: Authorization: Bearer …, or X-API-Key",
+    Kind.MISDIRECTED: "the Host is 'evil.example'; VAE_ALLOWED_HOSTS are localhost, 127.0.0.1",
     Kind.UNKNOWN_MODEL: "model 'nope' is not loaded; loaded are fashion-mnist",
     Kind.NOT_ACCEPTABLE: "Accept is text/html; offered are application/json",
     Kind.OTHER_MODEL: "the payload was made with model 0123abcd, …; loaded are fashion-mnist (89abcdef)",
@@ -229,7 +231,8 @@ def _body(document: type[BaseModel], media_types: Sequence[str]) -> dict[str, An
     return {JSON: {"schema": reference(document)}, **binary}
 
 
-_COMMON = (Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
+_GUARDED = (Kind.UNAUTHORIZED, Kind.MISDIRECTED)
+_COMMON = (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
 _WORK = (Kind.OVERLOADED, Kind.INTERNAL, Kind.NOT_READY, Kind.DEVICE_FAULT, Kind.DEADLINE)
 _POSTED = (Kind.MALFORMED, *_COMMON, Kind.TOO_LARGE, Kind.UNSUPPORTED_MEDIA_TYPE, *_WORK)
 _IMAGES_BODY, _LATENTS_BODY = _body(ImagesIn, IMAGES_IN), _body(LatentsIn, LATENTS_IN)
@@ -250,9 +253,9 @@ SAMPLE = _route(Samples, IMAGE_FORMATS, (*_COMMON, *_WORK))
 COMPRESS = _route(Compressed, COMPRESSED_FORMATS, _POSTED, _IMAGES_BODY)
 COMPRESS["responses"][200]["headers"] = _FIGURES
 DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY)
-MODELS = _route(LoadedModels, (), (Kind.INVALID, Kind.NOT_READY))
-MODEL = _route(LoadedModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
-LATENTS = _route(LatentsOfModel, (), (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
+MODELS = _route(LoadedModels, (), (*_GUARDED, Kind.INVALID, Kind.NOT_READY))
+MODEL = _route(LoadedModel, (), (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
+LATENTS = _route(LatentsOfModel, (), (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
 LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
 READY = _route(Status, (), (Kind.NOT_READY,))
 METRICS: dict[str, Any] = {

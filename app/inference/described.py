@@ -156,7 +156,8 @@ class InferenceResponse(BaseModel):
     outputs: list[ResponseTensor]
 
 
-_UNKNOWN = (Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY)
+_GUARDED = (Kind.UNAUTHORIZED, Kind.MISDIRECTED)
+_UNKNOWN = (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY)
 _INFER = (
     Kind.MALFORMED,
     *_UNKNOWN,
@@ -182,11 +183,11 @@ def _route(answer: Any, kinds: Sequence[Kind]) -> dict[str, Any]:
     return {"response_class": Response, "responses": {200: {"model": answer}, **problems}}
 
 
-SERVER = _route(ServerMetadata, (Kind.INVALID,))
+SERVER = _route(ServerMetadata, (*_GUARDED, Kind.INVALID))
 LIVE = _route(Live, (Kind.INVALID, Kind.DEVICE_FAULT))
 READY = _route(Ready, (Kind.INVALID, Kind.NOT_READY))
 MODEL_READY = _route(Ready, _UNKNOWN)
-INDEX = _route(list[RepositoryEntry], (Kind.INVALID, Kind.NOT_READY))
+INDEX = _route(list[RepositoryEntry], (*_GUARDED, Kind.INVALID, Kind.NOT_READY))
 METADATA = _route(ModelMetadata, _UNKNOWN)
 CONFIG = _route(ModelConfig, _UNKNOWN)
 STATISTICS = _route(AllStatistics, _UNKNOWN)

@@ -46,9 +46,7 @@ def test_the_readme_lists_every_variable_with_its_default() -> None:
     )
     expected = {}
     for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = (
-            ",".join(default) if isinstance(default, tuple) else "unset" if default is None else str(default)
-        )
+        default = field.default or ("unset" if field.default in (None, ()) else field.default)
+        shown = ",".join(default) if isinstance(default, tuple) else str(default)
         expected[f"VAE_{name.upper()}"] = shown
     assert rows == expected
