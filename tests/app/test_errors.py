@@ -58,6 +58,8 @@ class TestKinds:
     def test_table(self) -> None:
         assert {(kind.status, kind.slug) for kind in Kind} == {
             (400, "malformed"),
+            (401, "unauthorized"),
+            (421, "misdirected"),
             (404, "not-found"),
             (404, "unknown-model"),
             (405, "method-not-allowed"),

@@ -511,14 +511,15 @@ def test_the_codec_s_models_do_not_wait_for_the_device_s_queue(
 ) -> None:
     payload = compress(pictures((1, 8, 8), 1), codec)
     headers = {"Inference-Header-Content-Length": "0"}
-    with running(bundle_folder, max_queued_images=1) as server, posted(server), posted(server):
+    with running(bundle_folder, max_queued_images=1) as server, posted(server):
         assert gate.entered.acquire(timeout=30)
-        eventually(lambda: server.service.batcher.is_full)
-        refused = server.client.post("/v2/models/sample/infer", content=bytes(8), headers=headers)
-        assert refused.status_code == 429
-        answer = server.client.post("/v2/models/decompress/infer", content=payload, headers=headers)
-        assert answer.status_code == 200
-        gate.opened.set()
+        with posted(server):
+            eventually(lambda: server.service.batcher.is_full)
+            refused = server.client.post("/v2/models/sample/infer", content=bytes(8), headers=headers)
+            assert refused.status_code == 429
+            answer = server.client.post("/v2/models/decompress/infer", content=payload, headers=headers)
+            assert answer.status_code == 200
+            gate.opened.set()
 
 
 def test_samples_say_where_the_time_went(client: httpx.Client) -> None:

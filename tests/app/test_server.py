@@ -110,9 +110,7 @@ def test_work_of_a_departed_client_is_dropped_and_counted(bundle_folder: Path, g
     with running(bundle_folder) as server, posted(server):
         gate.entered.acquire()
         address = (server.client.base_url.host, server.client.base_url.port)
-        head = (
-            f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY}\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
-        )
+        head = f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
         with socket.create_connection(address) as connection:
             connection.sendall(head.encode() + IMAGE)
             while "queued 1 images" not in repr(server.service.batcher):
@@ -196,7 +194,9 @@ def test_ctrl_c_ends_the_wait_for_work_in_flight_and_sigterm_does_not(
 def test_a_body_that_does_not_arrive_is_504_and_makes_room(bundle_folder: Path) -> None:
     with running(bundle_folder, deadline_seconds=2, max_queued_bytes=200) as server:
         address = (server.client.base_url.host, server.client.base_url.port)
-        head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY}\r\nContent-Length: 500\r\n\r\n"
+        head = (
+            f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\nContent-Length: 500\r\n\r\n"
+        )
         with socket.create_connection(address) as connection:
             connection.sendall(head.encode() + IMAGE[:150])
             while not server.service.intake.held_bytes:
@@ -216,7 +216,7 @@ def test_a_departed_client_of_sample_is_dropped_and_counted(bundle_folder: Path,
         gate.entered.acquire()
         address = (server.client.base_url.host, server.client.base_url.port)
         with socket.create_connection(address) as connection:
-            connection.sendall(b"GET /sample?n=16 HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /sample?n=16 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while "queued 16 images" not in repr(server.service.batcher):
                 server.thread.join(0.01)
         while "queued 0 images" not in repr(server.service.batcher):
