@@ -1,4 +1,4 @@
-"""A service that was asked everything, scraped by a Prometheus with the configuration that is shipped."""
+"""Services, scraped by a Prometheus with the configuration that is shipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 NPY, PAYLOAD = "application/x-npy", "application/vnd.vaeserve.payload"
 ROOM_BYTES = 4000  # of bodies
+DRAWN_SECONDS = 3600  # of the past, by a dashboard
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,7 +93,7 @@ def half_a_body(server: Running, size: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A Prometheus that has scraped a service before and after it was asked everything."""
+    """A Prometheus that runs."""
 
     client: httpx.Client
 
@@ -107,6 +109,16 @@ class Prometheus:
             return [({}, float(found["result"][1]))]
         return [(series["metric"], float(series["value"][1])) for series in found["result"]]
 
+    def query_range(self, expression: str) -> list[tuple[dict[str, str], list[float]]]:
+        """Return the series of an expression over what a dashboard draws: labels and values."""
+        now = time.time()
+        found = self.get(
+            "query_range", query=expression, start=str(now - DRAWN_SECONDS), end=str(now), step="1"
+        )
+        return [
+            (series["metric"], [float(value) for _, value in series["values"]]) for series in found["result"]
+        ]
+
     def is_ready(self) -> bool:
         try:
             return self.client.get("/-/ready").status_code == 200
@@ -114,15 +126,22 @@ class Prometheus:
             return False
 
 
+def instance_of(server: Running) -> str:
+    """Return what Prometheus calls an instance."""
+    return server.url.removeprefix("http://")
+
+
 @contextmanager
-def prometheus_of(server: Running, folder: Path) -> Iterator[Prometheus]:
-    """Start Prometheus by the shipped configuration, with the server for a target and no time to lose."""
+def prometheus_of(folder: Path, *servers: Running) -> Iterator[Prometheus]:
+    """Start Prometheus by the shipped configuration, with the servers for targets and no time to lose."""
     yaml = YAML()
+    rules = yaml.load(DEPLOY / "prometheus" / "alerts.yml")
+    for rule in rules["groups"][0]["rules"]:
+        rule["for"] = "0s"
+    yaml.dump(rules, folder / "alerts.yml")
     config = yaml.load(DEPLOY / "prometheus" / "prometheus.yml")
     config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "200ms")
-    config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
-    url = server.client.base_url
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"{url.host}:{url.port}"]
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = list(map(instance_of, servers))
     yaml.dump(config, folder / "prometheus.yml")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -146,13 +165,14 @@ def prometheus_of(server: Running, folder: Path) -> Iterator[Prometheus]:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Have a service scraped before and after it is asked everything."""
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             # The one part that is not real: there is no GPU. What was seen at the start stays.
             patch.setattr(CpuEngine, "memory", lambda engine: DeviceMemory("cuda:0", 4, 3, 2, 1))
             service = running(SHIPPED, models=("fashion-mnist",), max_queued_bytes=ROOM_BYTES)
             server = stack.enter_context(service)
-        found = stack.enter_context(prometheus_of(server, tmp_path_factory.mktemp("prometheus")))
+        found = stack.enter_context(prometheus_of(tmp_path_factory.mktemp("prometheus"), server))
         # The first scrape has every counter at zero.
         eventually(lambda: found.query("vae_ready == 1"))
         ask_everything(server)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from itertools import combinations
@@ -12,12 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.deploy.conftest import DEPLOY, Prometheus
+from tests.deploy.grafana import PANELS, VARIABLES, asked, filled_in
 
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/vaeserve.json").read_text("utf-8"))
-PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 DRAWN = [panel for panel in PANELS if panel["type"] != "row"]
-QUERIES = [(panel["title"], target["expr"]) for panel in DRAWN for target in panel["targets"]]
-VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+TARGETS = [(panel["title"], target) for panel in DRAWN for target in panel["targets"]]
 WIDTH = 24
 
 
@@ -49,8 +46,9 @@ def test_a_panel_has_a_title_a_description_a_unit_and_the_data_source_that_is_ch
 
 
 def test_every_query_is_of_the_instances_that_are_chosen() -> None:
-    for title, query in QUERIES:
-        own = re.findall(r"\b(?:vae|process)_\w+\{([^}]*)\}", query)
+    for title, target in TARGETS:
+        query = target["expr"]
+        own = re.findall(r"\b(?:(?:vae|process)_\w+|up)\{([^}]*)\}", query)
         assert own or query.startswith("sum(ALERTS{"), title
         assert all('instance=~"$instance"' in matchers for matchers in own), title
         assert set(re.findall(r"\$(\w+)", query)) <= {*VARIABLES, "__rate_interval"}, title
@@ -72,19 +70,14 @@ def test_grafana_is_given_the_data_source_and_the_dashboard() -> None:
     assert home == f"{provider['options']['path']}/vaeserve.json"
 
 
-def filled_in(query: str) -> str:
-    """Return a query as Grafana sends it with everything chosen."""
-    for name in ("instance", "model"):
-        query = query.replace(f"${name}", VARIABLES[name]["allValue"])
-    return query.replace("$__rate_interval", "1m")
-
-
 @pytest.mark.slow
 @pytest.mark.prometheus
-@pytest.mark.parametrize(("title", "query"), QUERIES)
-def test_a_panel_shows_what_is_scraped(title: str, query: str, prometheus: Prometheus) -> None:
-    values = [value for _, value in prometheus.query(filled_in(query))]
-    assert any(map(math.isfinite, values)), (title, query, values)
+@pytest.mark.parametrize(
+    ("title", "target"), TARGETS, ids=[f"{title}-{target['refId']}" for title, target in TARGETS]
+)
+def test_a_panel_shows_what_is_scraped(title: str, target: dict[str, Any], prometheus: Prometheus) -> None:
+    values = [value for _, values in asked(target, prometheus) for value in values]
+    assert any(map(math.isfinite, values)), (title, target["expr"], values)
 
 
 @pytest.mark.slow
@@ -92,7 +85,7 @@ def test_a_panel_shows_what_is_scraped(title: str, query: str, prometheus: Prome
 @pytest.mark.parametrize("panel", DRAWN, ids=[panel["title"] for panel in DRAWN])
 def test_a_legend_names_labels_that_are_there(panel: dict[str, Any], prometheus: Prometheus) -> None:
     for target in panel["targets"]:
-        for labels, _ in prometheus.query(filled_in(target["expr"])):
+        for labels, _ in asked(target, prometheus):
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= set(labels)
 
 

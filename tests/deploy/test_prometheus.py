@@ -66,6 +66,15 @@ def test_every_alert_of_the_document_is_one() -> None:
     assert re.findall(r"^### (Vaeserve\w+)$", DOCUMENT, re.MULTILINE) == NAMES
 
 
+def test_the_limit_of_a_quantile_is_the_edge_of_a_bucket() -> None:
+    [slow] = [alert["expr"] for alert in ALERTS if "histogram_quantile(" in alert["expr"]]
+    [(metric, edge)] = re.findall(r'(\w+_bucket)\{[^}]*le="([\d.]+)"', slow)
+    assert f")) > {edge}\n" in slow
+    metrics = Metrics()
+    metrics.of_route("/encode")
+    assert f'{metric}{{le="{edge}",route="/encode"}}' in metrics.exposition().decode()
+
+
 @pytest.mark.prometheus
 def test_promtool_finds_no_fault_with_the_metrics() -> None:
     metrics = Metrics()
