@@ -23,6 +23,7 @@ from tests.app.test_routes import NPY, npy, problem
 from tests.servers import Gate, Running, loading_held, running
 
 ROOT = Path(__file__).parents[2]
+HEAD = f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\n"
 IMAGE = npy(np.zeros((1, 8, 8), np.uint8))
 
 
@@ -110,7 +111,7 @@ def test_work_of_a_departed_client_is_dropped_and_counted(bundle_folder: Path, g
     with running(bundle_folder) as server, posted(server):
         gate.entered.acquire()
         address = (server.client.base_url.host, server.client.base_url.port)
-        head = f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+        head = f"{HEAD}Content-Length: {len(IMAGE)}\r\n\r\n"
         with socket.create_connection(address) as connection:
             connection.sendall(head.encode() + IMAGE)
             while "queued 1 images" not in repr(server.service.batcher):

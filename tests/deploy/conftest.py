@@ -82,7 +82,8 @@ def ask_everything(server: Running) -> None:
 @contextmanager
 def half_a_body(server: Running, size: int) -> Iterator[None]:
     """Hold the room of a body that does not end; its caller goes without an answer."""
-    head = f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\nContent-Length: {2 * size}\r\n\r\n"
+    head = f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\n"
+    head += f"Content-Length: {2 * size}\r\n\r\n"
     url = server.client.base_url
     with socket.create_connection((url.host, url.port or 80)) as connection:
         connection.sendall(head.encode() + bytes(size))
