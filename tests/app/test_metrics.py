@@ -67,7 +67,8 @@ def test_what_a_route_may_answer_is_there_from_the_start(bundle_folder: Path) ->
     for route in paths.keys() - asked:
         for operation in paths[route].values():
             for status in operation["responses"]:
-                assert f'vae_requests_total{{route="{route}",status="{status}"}} 0.0' in figures
+                counted = "other" if status in ("401", "421") else route  # answered before it is looked for
+                assert f'vae_requests_total{{route="{counted}",status="{status}"}} 0.0' in figures
     for cause in ("overloaded", "deadline", "disconnected", "fault"):
         assert f'vae_dropped_requests_total{{cause="{cause}"}} 0.0' in figures
 
