@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
 from vaeserve_client.asynchronous import Asynchronous, built
-from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY
+from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
 from vaeserve_client.bodies import Image, Images, Payload
 from vaeserve_client.calls import Effort, Fit, Prior
-from vaeserve_client.errors import DeviceFault, NotReady
+from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import RANDOM_SEED_BITS
 from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures, Samples, Scores
 
@@ -133,15 +133,18 @@ class AsyncClient(Asynchronous):
         return await self._ask(calls.model(id), timeout)
 
     async def live(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service can go on without a restart; asked once."""
+        """Return whether the service answers and can go on without a restart; asked once."""
         return await self._is_healthy("live", timeout)
 
     async def ready(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service takes requests now; asked once."""
+        """Return whether the service answers and takes requests now; asked once."""
         return await self._is_healthy("ready", timeout)
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return once the service is ready; raise the last failure where it is not in time."""
+        """Return once the service is ready; raise the last failure where it is not in time.
+
+        It may be absent at first, or have a proxy before it that answers 5xx.
+        """
         await self._ask(calls.health("ready"), timeout, UNTIL_READY)
 
     def encode_all(
@@ -241,5 +244,7 @@ class AsyncClient(Asynchronous):
     async def _is_healthy(self, status: calls.Status, timeout: float | None) -> bool:
         try:
             return await self._ask(calls.health(status), timeout, NO_RETRIES)
-        except (NotReady, DeviceFault):
+        except VaeserveError as error:
+            if not is_out(error):
+                raise
             return False

@@ -9,11 +9,11 @@ from functools import partial
 from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
-from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY
+from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
 from vaeserve_client.blocking import Blocking
 from vaeserve_client.bodies import Image, Images, Payload
 from vaeserve_client.calls import Effort, Fit, Prior
-from vaeserve_client.errors import DeviceFault, NotReady
+from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import RANDOM_SEED_BITS
 from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures, Samples, Scores
 
@@ -136,15 +136,18 @@ class Client(Blocking):
         return self._ask(calls.model(id), timeout)
 
     def live(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service can go on without a restart; asked once."""
+        """Return whether the service answers and can go on without a restart; asked once."""
         return self._is_healthy("live", timeout)
 
     def ready(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service takes requests now; asked once."""
+        """Return whether the service answers and takes requests now; asked once."""
         return self._is_healthy("ready", timeout)
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return once the service is ready; raise the last failure where it is not in time."""
+        """Return once the service is ready; raise the last failure where it is not in time.
+
+        It may be absent at first, or have a proxy before it that answers 5xx.
+        """
         self._ask(calls.health("ready"), timeout, UNTIL_READY)
 
     def encode_all(
@@ -243,5 +246,7 @@ class Client(Blocking):
     def _is_healthy(self, status: calls.Status, timeout: float | None) -> bool:
         try:
             return self._ask(calls.health(status), timeout, NO_RETRIES)
-        except (NotReady, DeviceFault):
+        except VaeserveError as error:
+            if not is_out(error):
+                raise
             return False

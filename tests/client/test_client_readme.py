@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import inspect
 import io
+import math
 import re
 import shutil
 import traceback
@@ -89,10 +90,9 @@ def test_every_error_is_in_its_table_under_what_it_is() -> None:
 
 def test_the_defaults_are_those_that_it_tells() -> None:
     retries = Retries()
-    shown = (
-        f"count={retries.count}, first_seconds={retries.first_seconds}, most_seconds={retries.most_seconds:g}"
-    )
-    assert f"`Retries({shown})`" in README
+    assert retries.count == math.inf
+    shown = f"first_seconds={retries.first_seconds}, most_seconds={retries.most_seconds:g}"
+    assert f"`Retries(count=math.inf, {shown})`" in README
     assert f"of the client ({TIMEOUT_SECONDS:g})" in README
     assert f"`connect_timeout`, {CONNECT_SECONDS:g} seconds" in README
 

@@ -28,6 +28,7 @@ from vaeserve_client import (
     DeviceFault,
     NotReady,
     Overloaded,
+    ProblemError,
     Retries,
     ServiceDeadline,
 )
@@ -138,6 +139,12 @@ def test_a_failed_batch_is_asked_again(
     with running(bundle_folder) as server:
         assert len(connect(server.url).encode(pixels)) == 10
         assert requests_of(server, 503) == 1
+
+
+def test_a_call_is_tried_until_its_deadline_unless_told_otherwise(connect: Connect, waits: Waits) -> None:
+    with scripted(*[answer(503)] * 20, answer(200, MODELS)) as server:
+        assert connect(server.url).models().default == "x"
+    assert len(waits) == 20
 
 
 def test_the_last_failure_is_raised_once_the_retries_are_used_up(connect: Connect, waits: Waits) -> None:
@@ -307,9 +314,39 @@ def test_health_is_what_it_is_now(
         assert len(client.encode(np.zeros((1, 8, 8), np.uint8))) == 1
         server.server.handle_exit(signal.SIGTERM, None)
     waits.clear()
-    with pytest.raises(ConnectionFailed):
-        client.ready()
+    assert (client.live(), client.ready()) == (False, False)
     assert waits == []
+
+
+@pytest.mark.parametrize("said", [b"", answer(500), answer(502), answer(503), answer(504)])
+def test_what_starts_behind_a_port_or_a_proxy_is_not_ready_and_is_waited_for(
+    connect: Connect, waits: Waits, said: bytes
+) -> None:
+    with scripted(said) as server:
+        client = connect(server.url)
+        assert (client.live(), client.ready()) == (False, False)
+    assert waits == []
+    with scripted(said, said, said, answer(200)) as server:
+        connect(server.url, retries=Retries(count=0)).wait_until_ready(5)
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize("status", [301, 401, 404])
+def test_an_answer_that_is_no_sign_of_health_is_an_error(connect: Connect, waits: Waits, status: int) -> None:
+    with scripted(answer(status)) as server:
+        client = connect(server.url)
+        for ask in (client.live, client.ready, client.wait_until_ready):
+            with pytest.raises(ProblemError, match=str(status)):
+                ask()
+    assert waits == []
+
+
+def test_the_last_failure_is_raised_where_readiness_is_late(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 10)
+    with scripted(b"") as server, pytest.raises(ConnectionFailed, match="broke off"):
+        connect(server.url).wait_until_ready(timeout=9)
 
 
 def test_a_lost_device_is_not_live(
@@ -326,9 +363,9 @@ def test_a_lost_device_is_not_live(
 
 
 def test_readiness_is_waited_for_beyond_the_retries_of_other_calls(connect: Connect, waits: Waits) -> None:
-    unready = [answer(503)] * (2 * int(Retries().count))
+    unready = [answer(503)] * 8
     with scripted(*unready, answer(200)) as server:
-        connect(server.url).wait_until_ready()
+        connect(server.url, retries=Retries(count=2)).wait_until_ready()
     assert len(waits) == len(unready)
     assert max(waits) <= 1
 
