@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from vaeserve_client import calls
 from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
 from vaeserve_client.blocking import Blocking
-from vaeserve_client.bodies import Image, Images, Payload
+from vaeserve_client.bodies import Image, Images, Payload, many_images, many_latents
 from vaeserve_client.calls import Effort, Fit, Prior
 from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import RANDOM_SEED_BITS
@@ -167,7 +167,7 @@ class Client(Blocking):
         ahead. An error, or the end of the loop, begins no further request. `timeout` holds for each batch.
         """
         build = partial(calls.encode, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def decode_all(
         self,
@@ -181,7 +181,7 @@ class Client(Blocking):
     ) -> Generator[Pictures, None, None]:
         """Decode latents of any number, as encode_all does images."""
         build = partial(calls.decode, model=model)
-        return self._ask_all(build, latents, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_latents(latents), batch, concurrency, progress, timeout)
 
     def reconstruct_all(
         self,
@@ -196,7 +196,7 @@ class Client(Blocking):
     ) -> Generator[Pictures, None, None]:
         """Reconstruct images of any number, as encode_all encodes them."""
         build = partial(calls.reconstruct, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def score_all(
         self,
@@ -212,7 +212,7 @@ class Client(Blocking):
     ) -> Generator[Scores, None, None]:
         """Score images of any number, as encode_all encodes them."""
         build = partial(calls.score, samples=samples, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def sample_all(
         self,

@@ -7,10 +7,12 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from tests.app.test_routes import assert_close
@@ -87,6 +89,31 @@ def test_nothing_gives_nothing(client: Client) -> None:
 def test_wrong_sizes_are_refused_at_once(client: Client, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="both are at least 1"):
         client.encode_all([], **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "named"),
+    [
+        ("image.png", "str"),
+        (Path("image.png"), "P[a-z]+Path"),
+        (b"png", "bytes"),
+        (bytearray(b"png"), "bytearray"),
+        (PIL.Image.new("L", (8, 8)), "Image"),
+        (np.zeros((8, 8), np.uint8), r"array of shape \(8, 8\)"),
+        (BytesIO(b"png"), "BytesIO, an open file"),
+    ],
+)
+def test_one_image_is_not_many(client: Client, one: Any, named: str) -> None:
+    for method in (client.encode_all, client.reconstruct_all, client.score_all):
+        with pytest.raises(
+            TypeError, match=rf"^images of any number are .*; got one {named}: give a list of it"
+        ):
+            method(one)
+
+
+def test_one_latent_is_not_many(client: Client) -> None:
+    with pytest.raises(TypeError, match=r"latents of any number are .*; got one array of shape \(4,\): give"):
+        client.decode_all(np.zeros(4))
 
 
 def test_so_many_batches_are_under_way_and_the_input_is_read_no_further(
