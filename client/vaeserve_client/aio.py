@@ -9,7 +9,7 @@ from functools import partial
 from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
-from vaeserve_client.asynchronous import Asynchronous, built
+from vaeserve_client.asynchronous import Asynchronous
 from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
 from vaeserve_client.bodies import Image, Images, Payload, many_images, many_latents
 from vaeserve_client.calls import Effort, Fit, Prior
@@ -19,7 +19,10 @@ from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures
 
 
 class AsyncClient(Asynchronous):
-    """Asks one service, as Client does, from one event loop."""
+    """Asks one service, as Client does, from one event loop: its connections are of the loop that opens them.
+
+    Each asyncio.run, and each thread that runs a loop, makes a client of its own.
+    """
 
     async def encode(
         self,
@@ -30,13 +33,13 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Encoded:
         """Encode images to mu and logvar of q(z given x)."""
-        return await self._ask(await built(calls.encode, images, model=model, fit=fit), timeout)
+        return await self._ask_with(partial(calls.encode, model=model, fit=fit), images, timeout)
 
     async def decode(
         self, latents: ArrayLike, *, model: str | None = None, timeout: float | None = None
     ) -> Pictures:
         """Decode latents (N, D) to images, the means of p(x given z)."""
-        return await self._ask(calls.decode(latents, model=model), timeout)
+        return await self._ask_with(partial(calls.decode, model=model), latents, timeout)
 
     async def reconstruct(
         self,
@@ -47,7 +50,7 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Pictures:
         """Send images through mu and back: what the model keeps of them."""
-        return await self._ask(await built(calls.reconstruct, images, model=model, fit=fit), timeout)
+        return await self._ask_with(partial(calls.reconstruct, model=model, fit=fit), images, timeout)
 
     async def score(
         self,
@@ -59,8 +62,8 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Scores:
         """Score images by bounds on log p(x), the nll from `samples` latent samples an image."""
-        return await self._ask(
-            await built(calls.score, images, samples=samples, model=model, fit=fit), timeout
+        return await self._ask_with(
+            partial(calls.score, samples=samples, model=model, fit=fit), images, timeout
         )
 
     async def sample(
@@ -102,16 +105,15 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Compressed:
         """Compress images of one shape, without loss unless one of the other parameters asks for less."""
-        call = await built(
+        build = partial(
             calls.compress,
-            images,
             effort=effort,
             max_error=max_error,
             quality=quality,
             target_bytes=target_bytes,
             model=model,
         )
-        return await self._ask(call, timeout)
+        return await self._ask_with(build, images, timeout)
 
     async def decompress(
         self,
@@ -122,7 +124,7 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Pictures:
         """Return the images of a payload, or the one at `index`; with `model`, of that model alone."""
-        return await self._ask(await built(calls.decompress, payload, index=index, model=model), timeout)
+        return await self._ask_with(partial(calls.decompress, index=index, model=model), payload, timeout)
 
     async def models(self, *, timeout: float | None = None) -> Models:
         """Return what is loaded."""
@@ -161,8 +163,9 @@ class AsyncClient(Asynchronous):
         """Encode images of any number, and yield a result for each `batch` of them, in order.
 
         An array is sliced; any other iterable, asynchronous or not, is read as results are taken, at most
-        `concurrency` batches ahead. An error, or closing the iterator (contextlib.aclosing), cancels the
-        requests on their way. `timeout` holds for each batch.
+        `concurrency` batches ahead. A failed request, or closing the iterator (contextlib.aclosing), cancels
+        those on their way; an error of the iterable comes after the results for what it gave before. `timeout`
+        holds for each batch.
         """
         build = partial(calls.encode, model=model, fit=fit)
         return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)

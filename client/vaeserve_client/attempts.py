@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
+from numbers import Real
 
 from vaeserve_client.errors import ConnectionFailed, DeadlineExceeded, ProblemError, VaeserveError
 
@@ -57,13 +58,18 @@ def is_out(error: VaeserveError) -> bool:
     return isinstance(error, ConnectionFailed)
 
 
+def checked_seconds(name: str, seconds: float) -> float:
+    """Return a time; raise ValueError for what is none."""
+    if not isinstance(seconds, Real) or not 0 < seconds < math.inf:
+        raise ValueError(f"{name} is {seconds!r}; expected a positive number of seconds")
+    return seconds
+
+
 class Attempts:
     """What is left of one call's time and retries; the time begins with it."""
 
     def __init__(self, retries: Retries, timeout: float) -> None:
-        if not 0 < timeout < math.inf:
-            raise ValueError(f"timeout is {timeout}; expected a positive number of seconds")
-        self._retries, self._timeout = retries, timeout
+        self._retries, self._timeout = retries, checked_seconds("timeout", timeout)
         self._deadline = time.monotonic() + timeout
         self._retried = 0
 

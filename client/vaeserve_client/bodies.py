@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import PIL.Image
@@ -58,7 +58,7 @@ def images_body(images: Images) -> Body:
     if isinstance(images, np.ndarray):
         return _array_body(images[None] if images.ndim == 2 else images)
     if isinstance(images, _ONE) or _is_open_file(images) or not isinstance(images, Iterable):
-        images = [images]
+        images = [cast(Image, images)]
     read = [_read(image) for image in images]
     arrays = [image for image in read if isinstance(image, np.ndarray)]
     if arrays and len(arrays) == len(read) and len({image.shape for image in arrays}) == 1:

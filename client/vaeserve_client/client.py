@@ -21,10 +21,11 @@ from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures
 class Client(Blocking):
     """Asks one service. Threads may share a client; each connection that it opens is kept for the next call.
 
-    `timeout` is in seconds and holds for a whole call, retries and their waits included; every method takes
-    its own. `headers` go with every request, and `transport` takes the place of httpx's own, for proxies,
-    certificates or sockets. In methods, `model` is the id of a loaded model, the default one if absent, and
-    `fit` says how images of another size are brought to the model's, which are refused if absent.
+    `timeout` is in seconds and holds for a whole call: reading and encoding what is given, retries and their
+    waits; every method takes its own. `headers` go with every request, and `transport` takes the place of
+    httpx's own, for proxies, certificates or sockets. In methods, `model` is the id of a loaded model, the
+    default one if absent, and `fit` says how images of another size are brought to the model's, which are
+    refused if absent.
     """
 
     def encode(
@@ -36,13 +37,13 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Encoded:
         """Encode images to mu and logvar of q(z given x)."""
-        return self._ask(calls.encode(images, model=model, fit=fit), timeout)
+        return self._ask_with(partial(calls.encode, model=model, fit=fit), images, timeout)
 
     def decode(
         self, latents: ArrayLike, *, model: str | None = None, timeout: float | None = None
     ) -> Pictures:
         """Decode latents (N, D) to images, the means of p(x given z)."""
-        return self._ask(calls.decode(latents, model=model), timeout)
+        return self._ask_with(partial(calls.decode, model=model), latents, timeout)
 
     def reconstruct(
         self,
@@ -53,7 +54,7 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Pictures:
         """Send images through mu and back: what the model keeps of them."""
-        return self._ask(calls.reconstruct(images, model=model, fit=fit), timeout)
+        return self._ask_with(partial(calls.reconstruct, model=model, fit=fit), images, timeout)
 
     def score(
         self,
@@ -65,7 +66,7 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Scores:
         """Score images by bounds on log p(x), the nll from `samples` latent samples an image."""
-        return self._ask(calls.score(images, samples=samples, model=model, fit=fit), timeout)
+        return self._ask_with(partial(calls.score, samples=samples, model=model, fit=fit), images, timeout)
 
     def sample(
         self,
@@ -106,15 +107,15 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Compressed:
         """Compress images of one shape, without loss unless one of the other parameters asks for less."""
-        call = calls.compress(
-            images,
+        build = partial(
+            calls.compress,
             effort=effort,
             max_error=max_error,
             quality=quality,
             target_bytes=target_bytes,
             model=model,
         )
-        return self._ask(call, timeout)
+        return self._ask_with(build, images, timeout)
 
     def decompress(
         self,
@@ -125,7 +126,7 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Pictures:
         """Return the images of a payload, or the one at `index`; with `model`, of that model alone."""
-        return self._ask(calls.decompress(payload, index=index, model=model), timeout)
+        return self._ask_with(partial(calls.decompress, index=index, model=model), payload, timeout)
 
     def models(self, *, timeout: float | None = None) -> Models:
         """Return what is loaded."""
@@ -164,7 +165,8 @@ class Client(Blocking):
         """Encode images of any number, and yield a result for each `batch` of them, in order.
 
         An array is sliced; any other iterable is read as results are taken, at most `concurrency` batches
-        ahead. An error, or the end of the loop, begins no further request. `timeout` holds for each batch.
+        ahead. A failed request, or the end of the loop, begins no further one; an error of the iterable comes
+        after the results for what it gave before. `timeout` holds for each batch.
         """
         build = partial(calls.encode, model=model, fit=fit)
         return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)

@@ -256,6 +256,36 @@ def test_retries_share_the_calls_time(connect: Connect, waits: Waits) -> None:
     assert len(server.requests) == 1
 
 
+class Slow:
+    """A path that is known after 0.3 seconds."""
+
+    def __fspath__(self) -> str:
+        threading.Event().wait(0.3)
+        return str(Path(__file__).parents[2] / "docs/boot.png")
+
+
+@pytest.mark.parametrize("method", ["encode", "reconstruct", "score", "compress", "decompress"])
+def test_reading_the_input_takes_of_the_calls_time(connect: Connect, method: str) -> None:
+    with scripted(answer(200)) as server, pytest.raises(DeadlineExceeded, match=r"within 0\.2 seconds"):
+        getattr(connect(server.url), method)(Slow(), timeout=0.2)
+    assert server.requests == []
+
+
+def test_reading_a_batch_takes_of_its_time(connect: Connect) -> None:
+    with scripted(answer(200)) as server, pytest.raises(DeadlineExceeded, match=r"within 0\.2 seconds"):
+        list(connect(server.url).encode_all([Slow()], timeout=0.2))  # type: ignore[list-item]
+    assert server.requests == []
+
+
+def test_a_file_that_times_out_by_itself_is_its_own_error(connect: Connect) -> None:
+    class Stale:
+        def __fspath__(self) -> str:
+            raise TimeoutError("stale file handle")
+
+    with pytest.raises(TimeoutError, match="stale file handle"):
+        connect(closed_url()).encode(Stale())  # type: ignore[arg-type]
+
+
 def test_no_phase_of_an_attempt_outlasts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("vaeserve_client.attempts.time", SimpleNamespace(monotonic=lambda: now))
@@ -273,8 +303,56 @@ def test_idle_connections_are_closed_before_the_service_does(live: Running) -> N
 
 @pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
 def test_a_timeout_is_a_time(connect: Connect, seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"timeout is .*; expected a positive number of seconds"):
+    with pytest.raises(ValueError, match=r"^timeout is .*; expected a positive number of seconds"):
         connect(closed_url()).models(timeout=seconds)
+
+
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout"])
+@pytest.mark.parametrize("seconds", [0, math.inf, None, "5"])
+def test_a_client_is_not_made_with_another(connect: Connect, name: str, seconds: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*{seconds}.*; expected a positive number of seconds"):
+        connect(closed_url(), **{name: seconds})
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8500", "127.0.0.1:8500", "", "http://", "/v1", "ftp://x", "http://x:y"]
+)
+def test_a_client_is_made_with_an_address(connect: Connect, url: str) -> None:
+    with pytest.raises(ValueError, match=rf"^base_url is '{url}'; expected http://host:port or https://host"):
+        connect(url)
+
+
+def test_a_proxy_that_is_not_there_is_named(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = closed_url()
+    monkeypatch.setenv("HTTP_PROXY", proxy.replace("//", "//name:secret@"))
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    named = rf"no connection to service:8000 through the proxy {proxy} of the environment: "
+    with pytest.raises(ConnectionFailed, match=named) as raised:
+        connect("http://service:8000", retries=Retries(count=0)).models()
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ConnectionFailed, match=r"no connection to localhost:\d+: "):
+        connect(closed_url().replace("127.0.0.1", "localhost"), retries=Retries(count=0)).models()
+
+
+def test_a_transport_uses_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", closed_url())
+    with (
+        Client(closed_url(), retries=Retries(count=0), transport=httpx.HTTPTransport()) as client,
+        pytest.raises(ConnectionFailed, match=r"no connection to [\d.]+:\d+: "),
+    ):
+        client.models()
+
+
+def test_a_proxy_that_makes_no_connection_is_named_and_asked_again(
+    connect: Connect, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted(answer(200)) as proxy:  # it knows no CONNECT
+        monkeypatch.setenv("https_proxy", proxy.url.removeprefix("http://"))
+        with pytest.raises(
+            ConnectionFailed, match=rf"no connection to x:https through the proxy {proxy.url} of"
+        ):
+            connect("https://x", retries=Retries(count=1)).models()
+    assert len(waits) == 1
 
 
 def test_a_connection_that_takes_too_long_is_tried_again(connect: Connect, waits: Waits) -> None:
