@@ -10,15 +10,15 @@ from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
 from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
-from vaeserve_client.blocking import Blocking
 from vaeserve_client.bodies import Image, Images, Payload, many_images, many_latents
 from vaeserve_client.calls import Effort, Fit, Prior
 from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import RANDOM_SEED_BITS
 from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures, Samples, Scores
+from vaeserve_client.sending import Sender
 
 
-class Client(Blocking):
+class Client(Sender):
     """Asks one service. Threads may share a client; each connection that it opens is kept for the next call.
 
     `timeout` is in seconds and holds for a whole call: reading and encoding what is given, retries and their

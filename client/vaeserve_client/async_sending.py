@@ -32,7 +32,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Sized)
 
 
-class Asynchronous:
+class AsyncSender:
     """Sends calls and waits for their answers; what an AsyncClient is beneath its methods."""
 
     def __init__(

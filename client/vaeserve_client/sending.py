@@ -35,7 +35,7 @@ P = TypeVar("P", bound=Sized)
 PART_BYTES = 1 << 18
 
 
-class Blocking:
+class Sender:
     """Sends calls and waits for their answers; what a Client is beneath its methods."""
 
     def __init__(

@@ -9,7 +9,7 @@ from functools import partial
 from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
-from vaeserve_client.asynchronous import Asynchronous
+from vaeserve_client.async_sending import AsyncSender
 from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
 from vaeserve_client.bodies import Image, Images, Payload, many_images, many_latents
 from vaeserve_client.calls import Effort, Fit, Prior
@@ -18,7 +18,7 @@ from vaeserve_client.exchange import RANDOM_SEED_BITS
 from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures, Samples, Scores
 
 
-class AsyncClient(Asynchronous):
+class AsyncClient(AsyncSender):
     """Asks one service, as Client does, from one event loop: its connections are of the loop that opens them.
 
     Each asyncio.run, and each thread that runs a loop, makes a client of its own.
@@ -164,8 +164,8 @@ class AsyncClient(Asynchronous):
 
         An array is sliced; any other iterable, asynchronous or not, is read as results are taken, at most
         `concurrency` batches ahead. A failed request, or closing the iterator (contextlib.aclosing), cancels
-        those on their way; an error of the iterable comes after the results for what it gave before. `timeout`
-        holds for each batch.
+        those on their way; an error of the iterable comes after the results for what it gave before.
+        `timeout` holds for each batch.
         """
         build = partial(calls.encode, model=model, fit=fit)
         return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
