@@ -3,8 +3,8 @@
     images, latents ─► bodies ─► calls ─► sending, async_sending ─► the service
                        typed results ◄── answers, errors ◄──┘  (attempts: again, or no more?)
 
-`client` and `async_client` are the methods; `sending` and `async_sending`, beneath them, send and wait, and
-nothing else knows a transport.
+`client` and `async_client` are the methods; `sending` and `async_sending`, beneath them, send and wait, with
+`exchange` in common. Nothing else imports httpx.
 """
 
 from vaeserve_client.async_client import AsyncClient

@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import inspect
 import io
+import json
 import math
 import re
 import shutil
@@ -100,6 +101,13 @@ def test_the_defaults_are_those_that_it_tells() -> None:
 def test_the_table_of_costs_is_the_one_that_the_benchmark_wrote() -> None:
     table = (ROOT / "benchmarks/client/results.md").read_text(encoding="utf-8")
     assert f"<!-- client -->\n{table}<!-- /client -->" in README
+
+
+def test_the_clients_own_cpu_time_is_told() -> None:
+    medians = json.loads((ROOT / "benchmarks/client/results.json").read_text(encoding="utf-8"))["medians"]
+    more = {kind: round(100 * (found["cpu_ratio"] - 1)) for kind, found in medians.items()}
+    assert f"{more['Client']} % more than bare httpx's with `Client`" in README
+    assert f"{more['AsyncClient']} % more with `AsyncClient`" in README
 
 
 def test_every_file_that_it_names_is_there() -> None:
