@@ -1,9 +1,9 @@
 """`python -m benchmarks.client`: a call through vaeserve_client against the same request by bare httpx.
 
 Bare httpx posts bytes that were made before and makes nothing of the answer's; the client makes its body from
-an array and arrays from the answer, within a deadline. Their times are those of the service, nearly all;
-what the client adds shows in the CPU time of the calling thread. The two take turns, call by call, against one service
-that encodes a batch of 64 images, npy in and safetensors out. Writes results.json and results.md.
+an array and arrays from the answer, within a deadline. The two take turns, call by call, against one service
+that encodes a batch of 64 images, npy in and safetensors out. Nearly all of a call's time is the service's;
+what the client adds shows in the CPU time of the calling thread. Writes results.json and results.md.
 """
 
 from __future__ import annotations
