@@ -182,8 +182,8 @@ def test_an_error_ends_the_waits_of_the_others(
     with running(bundle_folder) as server:
         with pytest.raises(LookupError, match="the path broke"):
             list(connect(server.url).encode_all(images, batch=1))
-        assert requests_of(server, 503) == 1
         may_load.set()
+    assert requests_of(server, 503) == 1  # counted once the answer is sent, so by the server's end
 
 
 def test_a_broken_input_is_an_error_after_the_answers_to_all_that_came_before(
