@@ -1,12 +1,13 @@
 """Ask a vaeserve service: arrays, PIL images or paths in, typed results out.
 
-    images, latents ─► bodies ─► calls ─► Client, AsyncClient ─► the service
+    images, latents ─► bodies ─► calls ─► sending, async_sending ─► the service
                        typed results ◄── answers, errors ◄──┘  (attempts: again, or no more?)
 
-Everything but `client` and `aio`, which send and wait, knows no transport.
+`client` and `async_client` are the methods; `sending` and `async_sending`, beneath them, send and wait, with
+`exchange` in common. Nothing else imports httpx.
 """
 
-from vaeserve_client.aio import AsyncClient
+from vaeserve_client.async_client import AsyncClient
 from vaeserve_client.attempts import Retries
 from vaeserve_client.bodies import Image, Images, Payload
 from vaeserve_client.calls import Effort, Fit, Prior

@@ -6,8 +6,10 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
+from numbers import Real
 
-from vaeserve_client.errors import DeadlineExceeded, VaeserveError
+from vaeserve_client.errors import ConnectionFailed, DeadlineExceeded, ProblemError, VaeserveError
 
 _PHASES = ("connect", "read", "write", "pool")
 _LEAST_SECONDS = 1e-3  # 0 would make a socket not wait at all, which is another error
@@ -21,7 +23,7 @@ class Retries:
     one fault hit do not come back together. Where the service says Retry-After, that comes first.
     """
 
-    count: float = 4  # math.inf: until the deadline
+    count: float = math.inf  # until the deadline, so that a call outlives a restart of the service
     first_seconds: float = 0.2
     most_seconds: float = 5.0
 
@@ -30,18 +32,44 @@ class Retries:
         most = min(self.most_seconds, self.first_seconds * 2 ** min(retry - 1, 30))
         return (retry_after_seconds or 0.0) + random.uniform(0, most)
 
+    def has_another(self, retry: int, error: VaeserveError) -> bool:
+        """Return whether a failure is followed by a retry, counted from 1."""
+        return retry <= self.count and error.is_retried
+
+
+class _UntilReady(Retries):
+    """Asking for health ends no process, so what may pass is always asked again."""
+
+    def has_another(self, retry: int, error: VaeserveError) -> bool:
+        return error.is_retried or is_out(error)
+
 
 NO_RETRIES = Retries(count=0)
-UNTIL_READY = Retries(count=math.inf, most_seconds=1.0)
+UNTIL_READY = _UntilReady(most_seconds=1.0)
+
+
+def is_out(error: VaeserveError) -> bool:
+    """Return whether a health call's failure says that the service is not there, or not well.
+
+    A port that is published before its process listens accepts and hangs up; a proxy answers 502.
+    """
+    if isinstance(error, ProblemError):
+        return error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return isinstance(error, ConnectionFailed)
+
+
+def checked_seconds(name: str, seconds: float) -> float:
+    """Return a time; raise ValueError for what is none."""
+    if not isinstance(seconds, Real) or not 0 < seconds < math.inf:
+        raise ValueError(f"{name} is {seconds!r}; expected a positive number of seconds")
+    return seconds
 
 
 class Attempts:
     """What is left of one call's time and retries; the time begins with it."""
 
     def __init__(self, retries: Retries, timeout: float) -> None:
-        if not 0 < timeout < math.inf:
-            raise ValueError(f"timeout is {timeout}; expected a positive number of seconds")
-        self._retries, self._timeout = retries, timeout
+        self._retries, self._timeout = retries, checked_seconds("timeout", timeout)
         self._deadline = time.monotonic() + timeout
         self._retried = 0
 
@@ -62,7 +90,7 @@ class Attempts:
         A wait that would pass the deadline is not begun.
         """
         self._retried += 1
-        if not error.is_retried or self._retried > self._retries.count:
+        if not self._retries.has_another(self._retried, error):
             raise error
         wait = self._retries.wait_seconds(self._retried, error.retry_after_seconds)
         if time.monotonic() + wait >= self._deadline:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence, Sized
-from itertools import islice
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,26 @@ def check_sizes(batch: int, concurrency: int) -> None:
 
 
 def parts_of(items: Iterable[Any], size: int) -> Iterator[Part]:
-    """Yield slices of an array, or lists of what an iterable yields, read no further than asked."""
+    """Yield slices of an array, or lists of what an iterable yields, read no further than asked.
+
+    Where the iterable raises, what it yielded before comes first.
+    """
     if isinstance(items, np.ndarray | range):
         yield from (items[start : start + size] for start in range(0, len(items), size))
         return
-    iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
+    read: list[Any] = []
+    try:
+        for item in items:
+            read.append(item)
+            if len(read) == size:
+                yield read
+                read = []
+    except Exception:
+        if read:
+            yield read
+        raise
+    if read:
+        yield read
 
 
 async def parts_of_any(items: Iterable[Any] | AsyncIterable[Any], size: int) -> AsyncGenerator[Part, None]:
@@ -35,15 +48,28 @@ async def parts_of_any(items: Iterable[Any] | AsyncIterable[Any], size: int) -> 
             yield part
         return
     read: list[Any] = []
-    async for item in items:
-        read.append(item)
-        if len(read) == size:
+    try:
+        async for item in items:
+            read.append(item)
+            if len(read) == size:
+                yield read
+                read = []
+    except Exception:
+        if read:
             yield read
-            read = []
+        raise
     if read:
         yield read
 
 
-def bar_of(items: object, progress: bool) -> tqdm[Any]:
-    """Return a progress bar of as many images as `items` says that it has."""
-    return tqdm(total=len(items) if isinstance(items, Sized) else None, unit=" images", disable=not progress)
+@contextmanager
+def counted(items: object, progress: bool) -> Iterator[Callable[[int], object]]:
+    """Yield what is told how many images are done: a progress bar of as many as `items` says that it has.
+
+    Without progress there is no bar at all: a disabled one would start its monitor's thread.
+    """
+    if not progress:
+        yield lambda count: None
+        return
+    with tqdm(total=len(items) if isinstance(items, Sized) else None, unit=" images") as bar:
+        yield bar.update

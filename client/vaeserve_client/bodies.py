@@ -10,28 +10,34 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from numpy.lib import format as npy_format
 from numpy.typing import ArrayLike, NDArray
 
 from vaeserve_client.results import Compressed, to_pil
 
-Image: TypeAlias = NDArray[np.uint8] | PIL.Image.Image | str | os.PathLike[str] | bytes
+File: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
+Image: TypeAlias = NDArray[np.uint8] | PIL.Image.Image | File
 Images: TypeAlias = Image | Sequence[Image]
-Payload: TypeAlias = Compressed | bytes | str | os.PathLike[str]
+Payload: TypeAlias = Compressed | File
 
 JSON, NPY = "application/json", "application/x-npy"
 PAYLOAD = "application/vnd.vaeserve.payload"
+T = TypeVar("T")
 _AS_THEY_ARE = ("L", "RGB")  # modes of PIL whose arrays are what the service takes
 _WITHOUT_PNG = ("CMYK", "YCbCr", "LAB", "HSV")
+_BYTES = (bytes, bytearray, memoryview)
+_PATH = (str, os.PathLike)
+_ONE = (PIL.Image.Image, *_PATH, *_BYTES)
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,14 @@ class Body:
 def images_body(images: Images) -> Body:
     """Write images: one array (N, H, W[, C]) or (H, W), one image of another kind, or a sequence of any.
 
-    In a sequence an array is one image, (H, W) or (H, W, C). Raises TypeError for arrays that are not uint8,
-    ValueError for files that are no PNG, JPEG or WebP, OSError for those that cannot be read.
+    In a sequence an array is one image, (H, W) or (H, W, C). Raises TypeError for arrays that are not uint8
+    and what is no image, ValueError for files that are no PNG, JPEG or WebP, OSError for those that cannot be
+    read.
     """
     if isinstance(images, np.ndarray):
         return _array_body(images[None] if images.ndim == 2 else images)
-    if isinstance(images, (PIL.Image.Image, str, os.PathLike, bytes)):
-        images = [images]
+    if isinstance(images, _ONE) or _is_open_file(images) or not isinstance(images, Iterable):
+        images = [cast(Image, images)]
     read = [_read(image) for image in images]
     arrays = [image for image in read if isinstance(image, np.ndarray)]
     if arrays and len(arrays) == len(read) and len({image.shape for image in arrays}) == 1:
@@ -73,7 +80,28 @@ def payload_body(payload: Payload) -> Body:
     """Write a payload: what compressing gave, its bytes, or the path of a file of them."""
     if isinstance(payload, Compressed):
         payload = payload.payload
-    return Body(payload if isinstance(payload, bytes) else Path(payload).read_bytes(), PAYLOAD)
+    return Body(_bytes_of(payload, "a payload is what compress gave"), PAYLOAD)
+
+
+def many_images(images: T) -> T:
+    """Return what holds images of any number; raise TypeError for one image alone."""
+    is_one = isinstance(images, _ONE) or _is_open_file(images)
+    if is_one or (isinstance(images, np.ndarray) and images.ndim < 3):
+        raise TypeError(
+            "images of any number are an array (N, H, W) or (N, H, W, C), or an iterable of images; "
+            f"got one {_kind_of(images)}: give a list of it"
+        )
+    return images
+
+
+def many_latents(latents: T) -> T:
+    """Return what holds latents of any number; raise TypeError for one latent alone."""
+    if isinstance(latents, np.ndarray) and latents.ndim < 2:
+        raise TypeError(
+            "latents of any number are an array (N, D), or an iterable of latents (D,); "
+            f"got one {_kind_of(latents)}: give a list of it"
+        )
+    return latents
 
 
 def _read(image: Image) -> NDArray[np.uint8] | bytes:
@@ -81,13 +109,32 @@ def _read(image: Image) -> NDArray[np.uint8] | bytes:
     if isinstance(image, np.ndarray):
         return _checked(image)
     if isinstance(image, PIL.Image.Image):
+        image = PIL.ImageOps.exif_transpose(image)  # as the service turns the same file
         return np.asarray(image) if image.mode in _AS_THEY_ARE else _png(image)
-    file = image if isinstance(image, bytes) else Path(image).read_bytes()
+    file = _bytes_of(image, "an image is an array, a PIL image")
     try:
         _media_type(file)
     except ValueError as error:
-        raise error if isinstance(image, bytes) else ValueError(f"{os.fspath(image)}: {error}") from None
+        raise ValueError(f"{os.fspath(image)}: {error}") if isinstance(image, _PATH) else error from None
     return file
+
+
+def _bytes_of(given: File, otherwise: str) -> bytes:
+    if isinstance(given, _BYTES):
+        return bytes(given)
+    if isinstance(given, _PATH):
+        return Path(given).read_bytes()
+    raise TypeError(f"{otherwise}, or the path or the bytes of a file; got one {_kind_of(given)}")
+
+
+def _is_open_file(given: object) -> bool:
+    return hasattr(given, "read")
+
+
+def _kind_of(given: object) -> str:
+    if isinstance(given, np.ndarray):
+        return f"array of shape {given.shape}"
+    return f"{type(given).__name__}, an open file" if _is_open_file(given) else type(given).__name__
 
 
 def _checked(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -9,22 +9,23 @@ from functools import partial
 from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
-from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY
-from vaeserve_client.blocking import Blocking
-from vaeserve_client.bodies import Image, Images, Payload
+from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
+from vaeserve_client.bodies import Image, Images, Payload, many_images, many_latents
 from vaeserve_client.calls import Effort, Fit, Prior
-from vaeserve_client.errors import DeviceFault, NotReady
+from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import RANDOM_SEED_BITS
 from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures, Samples, Scores
+from vaeserve_client.sending import Sender
 
 
-class Client(Blocking):
+class Client(Sender):
     """Asks one service. Threads may share a client; each connection that it opens is kept for the next call.
 
-    `timeout` is in seconds and holds for a whole call, retries and their waits included; every method takes
-    its own. `headers` go with every request, and `transport` takes the place of httpx's own, for proxies,
-    certificates or sockets. In methods, `model` is the id of a loaded model, the default one if absent, and
-    `fit` says how images of another size are brought to the model's, which are refused if absent.
+    `timeout` is in seconds and holds for a whole call: reading and encoding what is given, retries and their
+    waits; every method takes its own. `headers` go with every request, and `transport` takes the place of
+    httpx's own, for proxies, certificates or sockets. In methods, `model` is the id of a loaded model, the
+    default one if absent, and `fit` says how images of another size are brought to the model's, which are
+    refused if absent.
     """
 
     def encode(
@@ -36,13 +37,13 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Encoded:
         """Encode images to mu and logvar of q(z given x)."""
-        return self._ask(calls.encode(images, model=model, fit=fit), timeout)
+        return self._ask_with(partial(calls.encode, model=model, fit=fit), images, timeout)
 
     def decode(
         self, latents: ArrayLike, *, model: str | None = None, timeout: float | None = None
     ) -> Pictures:
         """Decode latents (N, D) to images, the means of p(x given z)."""
-        return self._ask(calls.decode(latents, model=model), timeout)
+        return self._ask_with(partial(calls.decode, model=model), latents, timeout)
 
     def reconstruct(
         self,
@@ -53,7 +54,7 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Pictures:
         """Send images through mu and back: what the model keeps of them."""
-        return self._ask(calls.reconstruct(images, model=model, fit=fit), timeout)
+        return self._ask_with(partial(calls.reconstruct, model=model, fit=fit), images, timeout)
 
     def score(
         self,
@@ -65,7 +66,7 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Scores:
         """Score images by bounds on log p(x), the nll from `samples` latent samples an image."""
-        return self._ask(calls.score(images, samples=samples, model=model, fit=fit), timeout)
+        return self._ask_with(partial(calls.score, samples=samples, model=model, fit=fit), images, timeout)
 
     def sample(
         self,
@@ -106,15 +107,15 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Compressed:
         """Compress images of one shape, without loss unless one of the other parameters asks for less."""
-        call = calls.compress(
-            images,
+        build = partial(
+            calls.compress,
             effort=effort,
             max_error=max_error,
             quality=quality,
             target_bytes=target_bytes,
             model=model,
         )
-        return self._ask(call, timeout)
+        return self._ask_with(build, images, timeout)
 
     def decompress(
         self,
@@ -125,7 +126,7 @@ class Client(Blocking):
         timeout: float | None = None,
     ) -> Pictures:
         """Return the images of a payload, or the one at `index`; with `model`, of that model alone."""
-        return self._ask(calls.decompress(payload, index=index, model=model), timeout)
+        return self._ask_with(partial(calls.decompress, index=index, model=model), payload, timeout)
 
     def models(self, *, timeout: float | None = None) -> Models:
         """Return what is loaded."""
@@ -136,15 +137,18 @@ class Client(Blocking):
         return self._ask(calls.model(id), timeout)
 
     def live(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service can go on without a restart; asked once."""
+        """Return whether the service answers and can go on without a restart; asked once."""
         return self._is_healthy("live", timeout)
 
     def ready(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service takes requests now; asked once."""
+        """Return whether the service answers and takes requests now; asked once."""
         return self._is_healthy("ready", timeout)
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return once the service is ready; raise the last failure where it is not in time."""
+        """Return once the service is ready; raise the last failure where it is not in time.
+
+        It may be absent at first, or have a proxy before it that answers 5xx.
+        """
         self._ask(calls.health("ready"), timeout, UNTIL_READY)
 
     def encode_all(
@@ -161,10 +165,11 @@ class Client(Blocking):
         """Encode images of any number, and yield a result for each `batch` of them, in order.
 
         An array is sliced; any other iterable is read as results are taken, at most `concurrency` batches
-        ahead. An error, or the end of the loop, begins no further request. `timeout` holds for each batch.
+        ahead. A failed request, or the end of the loop, begins no further one; an error of the iterable comes
+        after the results for what it gave before. `timeout` holds for each batch.
         """
         build = partial(calls.encode, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def decode_all(
         self,
@@ -178,7 +183,7 @@ class Client(Blocking):
     ) -> Generator[Pictures, None, None]:
         """Decode latents of any number, as encode_all does images."""
         build = partial(calls.decode, model=model)
-        return self._ask_all(build, latents, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_latents(latents), batch, concurrency, progress, timeout)
 
     def reconstruct_all(
         self,
@@ -193,7 +198,7 @@ class Client(Blocking):
     ) -> Generator[Pictures, None, None]:
         """Reconstruct images of any number, as encode_all encodes them."""
         build = partial(calls.reconstruct, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def score_all(
         self,
@@ -209,7 +214,7 @@ class Client(Blocking):
     ) -> Generator[Scores, None, None]:
         """Score images of any number, as encode_all encodes them."""
         build = partial(calls.score, samples=samples, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def sample_all(
         self,
@@ -243,5 +248,7 @@ class Client(Blocking):
     def _is_healthy(self, status: calls.Status, timeout: float | None) -> bool:
         try:
             return self._ask(calls.health(status), timeout, NO_RETRIES)
-        except (NotReady, DeviceFault):
+        except VaeserveError as error:
+            if not is_out(error):
+                raise
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -25,9 +26,24 @@ _LIMITS = httpx.Limits(
 
 
 def options(base_url: str, headers: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what httpx's clients are made with."""
+    """Return what httpx's clients are made with; raise ValueError for what is no address."""
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"base_url is {base_url!r}; expected http://host:port or https://host:port")
     own = {"User-Agent": f"vaeserve-client/{version('vaeserve-client')}"}
     return {"base_url": base_url, "headers": own | dict(headers or {}), "limits": _LIMITS}
+
+
+def proxy_of(base_url: str) -> str | None:
+    """Return the proxy that the environment has for an address, without its password; None for none."""
+    url, proxies = httpx.URL(base_url), getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(url.host):
+        return None
+    return str(httpx.URL(proxy if "://" in proxy else f"http://{proxy}").copy_with(username="", password=""))
 
 
 def request_options(call: Call[Any], attempts: Attempts, connect_seconds: float) -> dict[str, Any]:
@@ -42,10 +58,11 @@ def request_options(call: Call[Any], attempts: Attempts, connect_seconds: float)
     }
 
 
-def failure_of(error: httpx.HTTPError, attempts: Attempts) -> VaeserveError:
+def failure_of(error: httpx.HTTPError, attempts: Attempts, proxy: str | None) -> VaeserveError:
     """Return the exception that one of httpx stands for."""
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
         where = f"{error.request.url.host}:{error.request.url.port or error.request.url.scheme}"
+        where += f" through the proxy {proxy} of the environment" if proxy else ""
         return ConnectionFailed(f"no connection to {where}: {error or 'it takes too long'}", is_retried=True)
     if isinstance(error, httpx.TimeoutException):
         return attempts.exceeded()

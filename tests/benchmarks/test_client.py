@@ -27,6 +27,7 @@ def test_both_classes_are_measured_against_a_real_service(
     assert [found["class"] for found in written["rounds"]] == ["Client", "AsyncClient"]
     for found in written["rounds"]:
         assert found["ratio"] == found["client_ms"] / found["bare_ms"]
+        assert found["cpu_ratio"] == found["client_cpu_ms"] / found["bare_cpu_ms"]
         assert written["medians"][found["class"]].items() <= found.items()
     assert capsys.readouterr().out.count("\n| `") == 2
 
@@ -44,13 +45,15 @@ def test_medians_leave_the_first_calls_out(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(benchmark, "WARM_UP_CALLS", 1)
     clock = iter([0, 9, 0, 9, 0, 2, 0, 3])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    monkeypatch.setattr("time.thread_time", lambda: 0)
+    processor = iter([0, 9, 0, 9, 0, 4, 0, 5])
+    monkeypatch.setattr("time.thread_time", lambda: next(processor))
     pair = benchmark.Pair()
     for name in ("bare", "client", "bare", "client"):
         with pair.timed(name):
             pass
     medians = pair.medians()
     assert (medians["bare_ms"], medians["client_ms"], medians["ratio"]) == (2000, 3000, 1.5)
+    assert (medians["bare_cpu_ms"], medians["client_cpu_ms"], medians["cpu_ratio"]) == (4000, 5000, 1.25)
 
 
 def test_each_goes_first_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from PIL import ExifTags
 
-from vaeserve_client.bodies import JSON, NPY, images_body, latents_body
+from models.images import decode_image
+from vaeserve_client.bodies import JSON, NPY, PAYLOAD, Body, images_body, latents_body, payload_body
 
 GREY = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 COLOUR = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
@@ -52,7 +54,8 @@ def test_images_of_one_shape_are_stacked() -> None:
 def test_one_file_is_sent_as_it_is(kind: str, tmp_path: Path) -> None:
     file = file_of(PIL.Image.fromarray(COLOUR[0]), kind)
     (tmp_path / "image").write_bytes(file)
-    for image in (file, [file], tmp_path / "image", str(tmp_path / "image")):
+    given = file, bytearray(file), memoryview(file), tmp_path / "image", str(tmp_path / "image")
+    for image in (*given, *([one] for one in given)):
         body = images_body(image)
         assert (body.content, body.media_type) == (file, f"image/{kind}")
 
@@ -103,6 +106,43 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
         images_body(b"RIFF....AVI ")
     with pytest.raises(FileNotFoundError):
         images_body("missing.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_pil_images_are_turned_upright_as_the_service_turns_files(mode: str) -> None:
+    image, exif = PIL.Image.fromarray(COLOUR[0]).convert(mode), PIL.Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned
+    file = BytesIO()
+    image.save(file, "PNG", exif=exif)
+    turned = decode_image(file.getvalue(), 100, keep_alpha=True)
+    opened = PIL.Image.open(file)
+    sent = images_body(opened).content
+    found = np.load(BytesIO(sent))[0] if mode == "RGB" else decode_image(sent, 100, keep_alpha=True)
+    assert found.shape == (4, 3, len(mode))
+    assert np.array_equal(found, turned)
+    assert opened.size == image.size  # the caller's own is as it was
+
+
+def test_what_is_no_image_is_refused_with_what_is_one(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(file_of(PIL.Image.fromarray(COLOUR[0]), "png"))
+    expected = "an image is an array, a PIL image, or the path or the bytes of a file; got one "
+    with (tmp_path / "image").open("rb") as file:
+        for images in (file, [file]):
+            with pytest.raises(TypeError, match=f"^{expected}BufferedReader, an open file$"):
+                images_body(images)  # type: ignore[arg-type]
+        with pytest.raises(
+            TypeError, match=r"^a payload is what compress gave, or .*; got one BufferedReader"
+        ):
+            payload_body(file)  # type: ignore[arg-type]
+    for wrong in (None, 3, [3]):
+        with pytest.raises(TypeError, match=f"^{expected}(NoneType|int)$"):
+            images_body(wrong)  # type: ignore[arg-type]
+
+
+def test_a_payload_may_be_any_bytes(tmp_path: Path) -> None:
+    (tmp_path / "payload").write_bytes(b"payload")
+    given = b"payload", bytearray(b"payload"), memoryview(b"payload"), tmp_path / "payload"
+    assert {payload_body(payload) for payload in given} == {Body(b"payload", PAYLOAD)}
 
 
 def test_latents_are_sent_as_float32() -> None:

@@ -26,7 +26,7 @@ from vaeserve_client import (
     UnknownModel,
     calls,
 )
-from vaeserve_client.blocking import PART_BYTES
+from vaeserve_client.sending import PART_BYTES
 
 
 def file_of(image: PIL.Image.Image, kind: str = "PNG") -> bytes:

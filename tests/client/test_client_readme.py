@@ -6,6 +6,8 @@ import contextlib
 import doctest
 import inspect
 import io
+import json
+import math
 import re
 import shutil
 import traceback
@@ -89,10 +91,9 @@ def test_every_error_is_in_its_table_under_what_it_is() -> None:
 
 def test_the_defaults_are_those_that_it_tells() -> None:
     retries = Retries()
-    shown = (
-        f"count={retries.count}, first_seconds={retries.first_seconds}, most_seconds={retries.most_seconds:g}"
-    )
-    assert f"`Retries({shown})`" in README
+    assert retries.count == math.inf
+    shown = f"first_seconds={retries.first_seconds}, most_seconds={retries.most_seconds:g}"
+    assert f"`Retries(count=math.inf, {shown})`" in README
     assert f"of the client ({TIMEOUT_SECONDS:g})" in README
     assert f"`connect_timeout`, {CONNECT_SECONDS:g} seconds" in README
 
@@ -100,6 +101,13 @@ def test_the_defaults_are_those_that_it_tells() -> None:
 def test_the_table_of_costs_is_the_one_that_the_benchmark_wrote() -> None:
     table = (ROOT / "benchmarks/client/results.md").read_text(encoding="utf-8")
     assert f"<!-- client -->\n{table}<!-- /client -->" in README
+
+
+def test_the_clients_own_cpu_time_is_told() -> None:
+    medians = json.loads((ROOT / "benchmarks/client/results.json").read_text(encoding="utf-8"))["medians"]
+    more = {kind: round(100 * (found["cpu_ratio"] - 1)) for kind, found in medians.items()}
+    assert f"{more['Client']} % more than bare httpx's with `Client`" in README
+    assert f"{more['AsyncClient']} % more with `AsyncClient`" in README
 
 
 def test_every_file_that_it_names_is_there() -> None:

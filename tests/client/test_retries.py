@@ -28,6 +28,7 @@ from vaeserve_client import (
     DeviceFault,
     NotReady,
     Overloaded,
+    ProblemError,
     Retries,
     ServiceDeadline,
 )
@@ -140,6 +141,12 @@ def test_a_failed_batch_is_asked_again(
         assert requests_of(server, 503) == 1
 
 
+def test_a_call_is_tried_until_its_deadline_unless_told_otherwise(connect: Connect, waits: Waits) -> None:
+    with scripted(*[answer(503)] * 20, answer(200, MODELS)) as server:
+        assert connect(server.url).models().default == "x"
+    assert len(waits) == 20
+
+
 def test_the_last_failure_is_raised_once_the_retries_are_used_up(connect: Connect, waits: Waits) -> None:
     with scripted(answer(503)) as server, pytest.raises(NotReady):
         connect(server.url, retries=Retries(count=2)).models()
@@ -249,6 +256,36 @@ def test_retries_share_the_calls_time(connect: Connect, waits: Waits) -> None:
     assert len(server.requests) == 1
 
 
+class Slow:
+    """A path that is known after 0.3 seconds."""
+
+    def __fspath__(self) -> str:
+        threading.Event().wait(0.3)
+        return str(Path(__file__).parents[2] / "docs/boot.png")
+
+
+@pytest.mark.parametrize("method", ["encode", "reconstruct", "score", "compress", "decompress"])
+def test_reading_the_input_takes_of_the_calls_time(connect: Connect, method: str) -> None:
+    with scripted(answer(200)) as server, pytest.raises(DeadlineExceeded, match=r"within 0\.2 seconds"):
+        getattr(connect(server.url), method)(Slow(), timeout=0.2)
+    assert server.requests == []
+
+
+def test_reading_a_batch_takes_of_its_time(connect: Connect) -> None:
+    with scripted(answer(200)) as server, pytest.raises(DeadlineExceeded, match=r"within 0\.2 seconds"):
+        list(connect(server.url).encode_all([Slow()], timeout=0.2))  # type: ignore[list-item]
+    assert server.requests == []
+
+
+def test_a_file_that_times_out_by_itself_is_its_own_error(connect: Connect) -> None:
+    class Stale:
+        def __fspath__(self) -> str:
+            raise TimeoutError("stale file handle")
+
+    with pytest.raises(TimeoutError, match="stale file handle"):
+        connect(closed_url()).encode(Stale())  # type: ignore[arg-type]
+
+
 def test_no_phase_of_an_attempt_outlasts_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("vaeserve_client.attempts.time", SimpleNamespace(monotonic=lambda: now))
@@ -266,8 +303,56 @@ def test_idle_connections_are_closed_before_the_service_does(live: Running) -> N
 
 @pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
 def test_a_timeout_is_a_time(connect: Connect, seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"timeout is .*; expected a positive number of seconds"):
+    with pytest.raises(ValueError, match=r"^timeout is .*; expected a positive number of seconds"):
         connect(closed_url()).models(timeout=seconds)
+
+
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout"])
+@pytest.mark.parametrize("seconds", [0, math.inf, None, "5"])
+def test_a_client_is_not_made_with_another(connect: Connect, name: str, seconds: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*{seconds}.*; expected a positive number of seconds"):
+        connect(closed_url(), **{name: seconds})
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8500", "127.0.0.1:8500", "", "http://", "/v1", "ftp://x", "http://x:y"]
+)
+def test_a_client_is_made_with_an_address(connect: Connect, url: str) -> None:
+    with pytest.raises(ValueError, match=rf"^base_url is '{url}'; expected http://host:port or https://host"):
+        connect(url)
+
+
+def test_a_proxy_that_is_not_there_is_named(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = closed_url()
+    monkeypatch.setenv("HTTP_PROXY", proxy.replace("//", "//name:secret@"))
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    named = rf"no connection to service:8000 through the proxy {proxy} of the environment: "
+    with pytest.raises(ConnectionFailed, match=named) as raised:
+        connect("http://service:8000", retries=Retries(count=0)).models()
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ConnectionFailed, match=r"no connection to localhost:\d+: "):
+        connect(closed_url().replace("127.0.0.1", "localhost"), retries=Retries(count=0)).models()
+
+
+def test_a_transport_uses_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", closed_url())
+    with (
+        Client(closed_url(), retries=Retries(count=0), transport=httpx.HTTPTransport()) as client,
+        pytest.raises(ConnectionFailed, match=r"no connection to [\d.]+:\d+: "),
+    ):
+        client.models()
+
+
+def test_a_proxy_that_makes_no_connection_is_named_and_asked_again(
+    connect: Connect, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted(answer(200)) as proxy:  # it knows no CONNECT
+        monkeypatch.setenv("https_proxy", proxy.url.removeprefix("http://"))
+        with pytest.raises(
+            ConnectionFailed, match=rf"no connection to x:https through the proxy {proxy.url} of"
+        ):
+            connect("https://x", retries=Retries(count=1)).models()
+    assert len(waits) == 1
 
 
 def test_a_connection_that_takes_too_long_is_tried_again(connect: Connect, waits: Waits) -> None:
@@ -307,9 +392,39 @@ def test_health_is_what_it_is_now(
         assert len(client.encode(np.zeros((1, 8, 8), np.uint8))) == 1
         server.server.handle_exit(signal.SIGTERM, None)
     waits.clear()
-    with pytest.raises(ConnectionFailed):
-        client.ready()
+    assert (client.live(), client.ready()) == (False, False)
     assert waits == []
+
+
+@pytest.mark.parametrize("said", [b"", answer(500), answer(502), answer(503), answer(504)])
+def test_what_starts_behind_a_port_or_a_proxy_is_not_ready_and_is_waited_for(
+    connect: Connect, waits: Waits, said: bytes
+) -> None:
+    with scripted(said) as server:
+        client = connect(server.url)
+        assert (client.live(), client.ready()) == (False, False)
+    assert waits == []
+    with scripted(said, said, said, answer(200)) as server:
+        connect(server.url, retries=Retries(count=0)).wait_until_ready(5)
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize("status", [301, 401, 404])
+def test_an_answer_that_is_no_sign_of_health_is_an_error(connect: Connect, waits: Waits, status: int) -> None:
+    with scripted(answer(status)) as server:
+        client = connect(server.url)
+        for ask in (client.live, client.ready, client.wait_until_ready):
+            with pytest.raises(ProblemError, match=str(status)):
+                ask()
+    assert waits == []
+
+
+def test_the_last_failure_is_raised_where_readiness_is_late(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 10)
+    with scripted(b"") as server, pytest.raises(ConnectionFailed, match="broke off"):
+        connect(server.url).wait_until_ready(timeout=9)
 
 
 def test_a_lost_device_is_not_live(
@@ -326,9 +441,9 @@ def test_a_lost_device_is_not_live(
 
 
 def test_readiness_is_waited_for_beyond_the_retries_of_other_calls(connect: Connect, waits: Waits) -> None:
-    unready = [answer(503)] * (2 * int(Retries().count))
+    unready = [answer(503)] * 8
     with scripted(*unready, answer(200)) as server:
-        connect(server.url).wait_until_ready()
+        connect(server.url, retries=Retries(count=2)).wait_until_ready()
     assert len(waits) == len(unready)
     assert max(waits) <= 1
 

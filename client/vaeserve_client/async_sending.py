@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sized
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
-from tqdm import tqdm
 
 from vaeserve_client.answers import Answer
-from vaeserve_client.attempts import Attempts, Retries
-from vaeserve_client.batches import bar_of, check_sizes, parts_of_any
+from vaeserve_client.attempts import Attempts, Retries, checked_seconds
+from vaeserve_client.batches import check_sizes, counted, parts_of_any
 from vaeserve_client.calls import Call
 from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import (
@@ -26,6 +24,7 @@ from vaeserve_client.exchange import (
     answer_of,
     failure_of,
     options,
+    proxy_of,
     request_options,
 )
 
@@ -33,7 +32,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Sized)
 
 
-class Asynchronous:
+class AsyncSender:
     """Sends calls and waits for their answers; what an AsyncClient is beneath its methods."""
 
     def __init__(
@@ -47,7 +46,9 @@ class Asynchronous:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(transport=transport, **options(base_url, headers))
-        self._timeout, self._connect_seconds, self._retries = timeout, connect_timeout, retries
+        self._proxy = proxy_of(base_url) if transport is None else None
+        self._connect_seconds = checked_seconds("connect_timeout", connect_timeout)
+        self._timeout, self._retries = checked_seconds("timeout", timeout), retries
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,13 +77,29 @@ class Asynchronous:
         check_sizes(batch, concurrency)
 
         async def ask(part: Any) -> T:
-            return await self._ask(await built(build, part), timeout)
+            return await self._ask_with(build, part, timeout)
 
         parts = parts_of_any(items, batch)
-        return answered_in_order(ask, parts, concurrency, partial(bar_of, items, progress))
+        return answered_in_order(ask, parts, concurrency, partial(counted, items, progress))
+
+    async def _ask_with(self, build: Callable[[Any], Call[T]], given: object, timeout: float | None) -> T:
+        attempts = self._attempts(timeout)  # files that are read and images that are encoded take time too
+        try:
+            async with asyncio.timeout(attempts.remaining_seconds()) as limit:
+                call = await _built(build, given)
+        except TimeoutError:
+            if not limit.expired():  # a file system's own
+                raise
+            raise attempts.exceeded() from None
+        return await self._answered(call, attempts)
 
     async def _ask(self, call: Call[T], timeout: float | None, retries: Retries | None = None) -> T:
-        attempts = Attempts(retries or self._retries, self._timeout if timeout is None else timeout)
+        return await self._answered(call, self._attempts(timeout, retries))
+
+    def _attempts(self, timeout: float | None, retries: Retries | None = None) -> Attempts:
+        return Attempts(retries or self._retries, self._timeout if timeout is None else timeout)
+
+    async def _answered(self, call: Call[T], attempts: Attempts) -> T:
         while True:
             try:
                 return call.read(await self._answer(call, attempts))
@@ -97,45 +114,56 @@ class Asynchronous:
         except TimeoutError:
             raise attempts.exceeded() from None
         except httpx.HTTPError as error:
-            raise failure_of(error, attempts) from error
+            raise failure_of(error, attempts, self._proxy) from error
         return answer_of(response, response.content)
 
 
-async def built(build: Callable[..., Call[T]], given: object, **parameters: Any) -> Call[T]:
+async def _built(build: Callable[[Any], Call[T]], given: object) -> Call[T]:
     """Build a call from what a caller gave, in a thread where files are read or images are encoded."""
     if isinstance(given, np.ndarray | range):
-        return build(given, **parameters)
-    return await asyncio.to_thread(build, given, **parameters)
+        return build(given)
+    return await asyncio.to_thread(build, given)
 
 
 async def answered_in_order(
     ask: Callable[[P], Coroutine[Any, Any, T]],
     parts: AsyncGenerator[P, None],
     concurrency: int,
-    bar: Callable[[], tqdm[Any]],
+    counted: Callable[[], AbstractContextManager[Callable[[int], object]]],
 ) -> AsyncGenerator[T, None]:
     """Yield the answer to each part, `concurrency` of them asked at once in tasks.
 
-    An error, or the end of the caller's loop, cancels the others.
+    One task reads the parts, so that answers are yielded while it waits for the next one. A failed call, or
+    the end of the caller's loop, cancels the others. Where reading fails, the answers to what was read come
+    first.
     """
-    waiting: deque[tuple[int, asyncio.Task[T]]] = deque()
+    room = asyncio.Semaphore(concurrency)
+    asked: asyncio.Queue[tuple[int, asyncio.Task[T]] | None] = asyncio.Queue()
+    tasks: set[asyncio.Task[T]] = set()
 
-    async def first(bar: tqdm[Any]) -> T:
-        size, task = waiting.popleft()
-        answer = await task
-        bar.update(size)
-        return answer
+    async def read() -> None:
+        async with aclosing(parts):
+            await room.acquire()
+            async for part in parts:
+                task = asyncio.create_task(ask(part))
+                tasks.add(task)
+                asked.put_nowait((len(part), task))
+                await room.acquire()
 
-    with bar() as shown:
+    reader = asyncio.create_task(read())
+    reader.add_done_callback(lambda _: asked.put_nowait(None))
+    with counted() as count:
         try:
-            async with aclosing(parts):
-                async for part in parts:
-                    waiting.append((len(part), asyncio.create_task(ask(part))))
-                    if len(waiting) == concurrency:
-                        yield await first(shown)
-            while waiting:
-                yield await first(shown)
+            while first := await asked.get():
+                size, task = first
+                answer = await task
+                tasks.remove(task)
+                count(size)
+                yield answer
+                room.release()
+                await asyncio.sleep(0)  # one is taken, one more is read
+            await reader
         finally:
-            for _, task in waiting:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+            for under_way in (reader, *tasks):
+                under_way.cancel()
+            await asyncio.gather(reader, *tasks, return_exceptions=True)

@@ -6,16 +6,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from tqdm import tqdm
 
 from vaeserve_client.answers import Answer
-from vaeserve_client.attempts import Attempts, Retries
-from vaeserve_client.batches import bar_of, check_sizes, parts_of
+from vaeserve_client.attempts import Attempts, Retries, checked_seconds
+from vaeserve_client.batches import check_sizes, counted, parts_of
 from vaeserve_client.calls import Call
 from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import (
@@ -25,6 +26,7 @@ from vaeserve_client.exchange import (
     answer_of,
     failure_of,
     options,
+    proxy_of,
     request_options,
 )
 
@@ -33,7 +35,7 @@ P = TypeVar("P", bound=Sized)
 PART_BYTES = 1 << 18
 
 
-class Blocking:
+class Sender:
     """Sends calls and waits for their answers; what a Client is beneath its methods."""
 
     def __init__(
@@ -47,7 +49,9 @@ class Blocking:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(transport=transport, **options(base_url, headers))
-        self._timeout, self._connect_seconds, self._retries = timeout, connect_timeout, retries
+        self._proxy = proxy_of(base_url) if transport is None else None
+        self._connect_seconds = checked_seconds("connect_timeout", connect_timeout)
+        self._timeout, self._retries = checked_seconds("timeout", timeout), retries
 
     def __enter__(self) -> Self:
         return self
@@ -76,18 +80,27 @@ class Blocking:
         check_sizes(batch, concurrency)
 
         def ask(part: Any, stop: threading.Event) -> T:
-            return self._ask(build(part), timeout, stop=stop)
+            return self._ask_with(build, part, timeout, stop)
 
-        return answered_in_order(ask, parts_of(items, batch), concurrency, partial(bar_of, items, progress))
+        return answered_in_order(ask, parts_of(items, batch), concurrency, partial(counted, items, progress))
 
-    def _ask(
+    def _ask_with(
         self,
-        call: Call[T],
+        build: Callable[[Any], Call[T]],
+        given: object,
         timeout: float | None,
-        retries: Retries | None = None,
         stop: threading.Event | None = None,
     ) -> T:
-        attempts = Attempts(retries or self._retries, self._timeout if timeout is None else timeout)
+        attempts = self._attempts(timeout)  # files that are read and images that are encoded take time too
+        return self._answered(build(given), attempts, stop)
+
+    def _ask(self, call: Call[T], timeout: float | None, retries: Retries | None = None) -> T:
+        return self._answered(call, self._attempts(timeout, retries))
+
+    def _attempts(self, timeout: float | None, retries: Retries | None = None) -> Attempts:
+        return Attempts(retries or self._retries, self._timeout if timeout is None else timeout)
+
+    def _answered(self, call: Call[T], attempts: Attempts, stop: threading.Event | None = None) -> T:
         while True:
             try:
                 return call.read(self._answer(call, attempts))
@@ -111,7 +124,7 @@ class Blocking:
             finally:
                 response.close()
         except httpx.HTTPError as error:
-            raise failure_of(error, attempts) from error
+            raise failure_of(error, attempts, self._proxy) from error
         return answer_of(response, b"".join(parts))
 
 
@@ -123,29 +136,46 @@ def in_time(content: bytes, attempts: Attempts) -> Iterator[bytes]:
 
 
 def answered_in_order(
-    ask: Callable[[P, threading.Event], T], parts: Iterator[P], concurrency: int, bar: Callable[[], tqdm[Any]]
+    ask: Callable[[P, threading.Event], T],
+    parts: Iterator[P],
+    concurrency: int,
+    counted: Callable[[], AbstractContextManager[Callable[[int], object]]],
 ) -> Generator[T, None, None]:
     """Yield the answer to each part, `concurrency` of them asked at once in threads.
 
-    An error, or the end of the caller's loop, sets the event that `ask` is given, which ends waits between
-    attempts; no further part is asked, and those on their way are waited for.
+    An answer that is here as a part is read is yielded before the next one is. A failed call, or the end of
+    the caller's loop, sets the event that `ask` is given, which ends waits between attempts; no further part
+    is asked, and those on their way are waited for. Where reading fails, the answers to what was read come
+    first.
     """
     stop = threading.Event()
     waiting: deque[tuple[int, Future[T]]] = deque()
+    failures: list[Exception] = []
 
-    def first(bar: tqdm[Any]) -> T:
+    def first(count: Callable[[int], object]) -> T:
         size, future = waiting.popleft()
         answer = future.result()
-        bar.update(size)
+        count(size)
         return answer
 
-    with bar() as shown, ThreadPoolExecutor(concurrency, "vaeserve-client") as pool:
+    with counted() as count, ThreadPoolExecutor(concurrency, "vaeserve-client") as pool:
         try:
-            for part in parts:
+            for part in _until_failure(parts, failures):
                 waiting.append((len(part), pool.submit(ask, part, stop)))
-                if len(waiting) == concurrency:
-                    yield first(shown)
+                # Counted now: answers that arrive while the caller works leave none on its way behind them.
+                done = sum(1 for _ in takewhile(lambda asked: asked[1].done(), waiting))
+                for _ in range(max(done, len(waiting) == concurrency)):
+                    yield first(count)
             while waiting:
-                yield first(shown)
+                yield first(count)
         finally:
             stop.set()
+    if failures:
+        raise failures[0]
+
+
+def _until_failure(parts: Iterator[P], failures: list[Exception]) -> Iterator[P]:
+    try:
+        yield from parts
+    except Exception as error:
+        failures.append(error)

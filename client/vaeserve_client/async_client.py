@@ -9,17 +9,20 @@ from functools import partial
 from numpy.typing import ArrayLike
 
 from vaeserve_client import calls
-from vaeserve_client.asynchronous import Asynchronous, built
-from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY
-from vaeserve_client.bodies import Image, Images, Payload
+from vaeserve_client.async_sending import AsyncSender
+from vaeserve_client.attempts import NO_RETRIES, UNTIL_READY, is_out
+from vaeserve_client.bodies import Image, Images, Payload, many_images, many_latents
 from vaeserve_client.calls import Effort, Fit, Prior
-from vaeserve_client.errors import DeviceFault, NotReady
+from vaeserve_client.errors import VaeserveError
 from vaeserve_client.exchange import RANDOM_SEED_BITS
 from vaeserve_client.results import Compressed, Encoded, Model, Models, Pictures, Samples, Scores
 
 
-class AsyncClient(Asynchronous):
-    """Asks one service, as Client does, from one event loop."""
+class AsyncClient(AsyncSender):
+    """Asks one service, as Client does, from one event loop: its connections are of the loop that opens them.
+
+    Each asyncio.run, and each thread that runs a loop, makes a client of its own.
+    """
 
     async def encode(
         self,
@@ -30,13 +33,13 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Encoded:
         """Encode images to mu and logvar of q(z given x)."""
-        return await self._ask(await built(calls.encode, images, model=model, fit=fit), timeout)
+        return await self._ask_with(partial(calls.encode, model=model, fit=fit), images, timeout)
 
     async def decode(
         self, latents: ArrayLike, *, model: str | None = None, timeout: float | None = None
     ) -> Pictures:
         """Decode latents (N, D) to images, the means of p(x given z)."""
-        return await self._ask(calls.decode(latents, model=model), timeout)
+        return await self._ask_with(partial(calls.decode, model=model), latents, timeout)
 
     async def reconstruct(
         self,
@@ -47,7 +50,7 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Pictures:
         """Send images through mu and back: what the model keeps of them."""
-        return await self._ask(await built(calls.reconstruct, images, model=model, fit=fit), timeout)
+        return await self._ask_with(partial(calls.reconstruct, model=model, fit=fit), images, timeout)
 
     async def score(
         self,
@@ -59,8 +62,8 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Scores:
         """Score images by bounds on log p(x), the nll from `samples` latent samples an image."""
-        return await self._ask(
-            await built(calls.score, images, samples=samples, model=model, fit=fit), timeout
+        return await self._ask_with(
+            partial(calls.score, samples=samples, model=model, fit=fit), images, timeout
         )
 
     async def sample(
@@ -102,16 +105,15 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Compressed:
         """Compress images of one shape, without loss unless one of the other parameters asks for less."""
-        call = await built(
+        build = partial(
             calls.compress,
-            images,
             effort=effort,
             max_error=max_error,
             quality=quality,
             target_bytes=target_bytes,
             model=model,
         )
-        return await self._ask(call, timeout)
+        return await self._ask_with(build, images, timeout)
 
     async def decompress(
         self,
@@ -122,7 +124,7 @@ class AsyncClient(Asynchronous):
         timeout: float | None = None,
     ) -> Pictures:
         """Return the images of a payload, or the one at `index`; with `model`, of that model alone."""
-        return await self._ask(await built(calls.decompress, payload, index=index, model=model), timeout)
+        return await self._ask_with(partial(calls.decompress, index=index, model=model), payload, timeout)
 
     async def models(self, *, timeout: float | None = None) -> Models:
         """Return what is loaded."""
@@ -133,15 +135,18 @@ class AsyncClient(Asynchronous):
         return await self._ask(calls.model(id), timeout)
 
     async def live(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service can go on without a restart; asked once."""
+        """Return whether the service answers and can go on without a restart; asked once."""
         return await self._is_healthy("live", timeout)
 
     async def ready(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service takes requests now; asked once."""
+        """Return whether the service answers and takes requests now; asked once."""
         return await self._is_healthy("ready", timeout)
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return once the service is ready; raise the last failure where it is not in time."""
+        """Return once the service is ready; raise the last failure where it is not in time.
+
+        It may be absent at first, or have a proxy before it that answers 5xx.
+        """
         await self._ask(calls.health("ready"), timeout, UNTIL_READY)
 
     def encode_all(
@@ -158,11 +163,12 @@ class AsyncClient(Asynchronous):
         """Encode images of any number, and yield a result for each `batch` of them, in order.
 
         An array is sliced; any other iterable, asynchronous or not, is read as results are taken, at most
-        `concurrency` batches ahead. An error, or closing the iterator (contextlib.aclosing), cancels the
-        requests on their way. `timeout` holds for each batch.
+        `concurrency` batches ahead. A failed request, or closing the iterator (contextlib.aclosing), cancels
+        those on their way; an error of the iterable comes after the results for what it gave before.
+        `timeout` holds for each batch.
         """
         build = partial(calls.encode, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def decode_all(
         self,
@@ -176,7 +182,7 @@ class AsyncClient(Asynchronous):
     ) -> AsyncGenerator[Pictures, None]:
         """Decode latents of any number, as encode_all does images."""
         build = partial(calls.decode, model=model)
-        return self._ask_all(build, latents, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_latents(latents), batch, concurrency, progress, timeout)
 
     def reconstruct_all(
         self,
@@ -191,7 +197,7 @@ class AsyncClient(Asynchronous):
     ) -> AsyncGenerator[Pictures, None]:
         """Reconstruct images of any number, as encode_all encodes them."""
         build = partial(calls.reconstruct, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def score_all(
         self,
@@ -207,7 +213,7 @@ class AsyncClient(Asynchronous):
     ) -> AsyncGenerator[Scores, None]:
         """Score images of any number, as encode_all encodes them."""
         build = partial(calls.score, samples=samples, model=model, fit=fit)
-        return self._ask_all(build, images, batch, concurrency, progress, timeout)
+        return self._ask_all(build, many_images(images), batch, concurrency, progress, timeout)
 
     def sample_all(
         self,
@@ -241,5 +247,7 @@ class AsyncClient(Asynchronous):
     async def _is_healthy(self, status: calls.Status, timeout: float | None) -> bool:
         try:
             return await self._ask(calls.health(status), timeout, NO_RETRIES)
-        except (NotReady, DeviceFault):
+        except VaeserveError as error:
+            if not is_out(error):
+                raise
             return False
