@@ -7,6 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from models.images import decode_image
 from tests.browser.asking import BOOT, COLOUR, boot, grey
 from tests.browser.conftest import Visit, Visitors
 
@@ -123,3 +124,12 @@ def test_less_motion_is_granted(visitors: Visitors) -> None:
     assert visit.page.evaluate(animation) == "none"
     visit.page.emulate_media(reduced_motion="no-preference")
     assert visit.page.evaluate(animation) == "shimmer"
+
+
+def test_tracks_are_seen_where_the_system_forces_its_colours(visit: Visit) -> None:
+    visit.page.emulate_media(forced_colors="active")
+    for slider in (visit.find("quality"), visit.page.locator(".track").first):
+        pixels = decode_image(slider.screenshot(), 1 << 24).astype(int)
+        height, width, _ = pixels.shape
+        middle, above = pixels[height // 2, width // 8], pixels[1, width // 8]
+        assert np.abs(middle - above).max() > 64
