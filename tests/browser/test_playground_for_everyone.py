@@ -30,8 +30,7 @@ def test_everything_can_be_reached_and_done_by_keyboard(visit: Visit) -> None:
     sliders = [stop for stop in stops if stop.startswith("Latent ")]
     assert len(sliders) == 12
     assert [stop for stop in stops if stop not in sliders and stop] == [
-        *("skip", "model"),
-        *(("docs",) if "docs" in stops else ()),
+        *("skip", "model", "api"),
         *("file", "clear", "pen", "eraser", "fit", "Example 1", "more"),
         *("take-from", "take-to", "play", "place"),
         *("seed", "reseed", "temperature", "prior", "Sample 1", "quality"),
@@ -133,3 +132,19 @@ def test_tracks_are_seen_where_the_system_forces_its_colours(visit: Visit) -> No
         height, width, _ = pixels.shape
         middle, above = pixels[height // 2, width // 8], pixels[1, width // 8]
         assert np.abs(middle - above).max() > 64
+
+
+def test_labels_agree_with_controls_after_going_back(visit: Visit) -> None:
+    figures = {"quality": "quality-shown", "temperature": "temperature-shown", "place": "place-shown"}
+
+    def shown() -> list[tuple[str, str]]:
+        return [(visit.find(id).input_value(), visit.find(told).inner_text()) for id, told in figures.items()]
+
+    first = shown()
+    visit.set("quality", 80)
+    visit.set("temperature", 0.5)
+    visit.set("place", 3)
+    visit.page.goto("about:blank")
+    visit.page.go_back()
+    visit.page.wait_for_selector("#strip canvas")
+    assert shown() == first
