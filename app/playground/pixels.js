@@ -95,7 +95,7 @@ export function meanSquaredError(one, other) {
 /** Return the peak signal-to-noise ratio of a mean squared error in words. */
 export const decibels = (error) => (error === 0 ? "exact" : `${(10 * Math.log10(255 ** 2 / error)).toFixed(1)} dB`);
 
-/** Return where two images differ, as an image. */
+/** Return where two images differ, as an image of twice the difference: levels of one or two would not be seen. */
 export function difference(one, other) {
   return { ...one, data: one.data.map((level, i) => Math.min(255, 2 * Math.abs(level - other.data[i]))) };
 }
