@@ -1,7 +1,7 @@
 // The latents of the image: their values and uncertainty, and sliders whose image follows the hand.
 import * as api from "./api.js";
 import { latest, telling } from "./latest.js";
-import { show } from "./pixels.js";
+import { show, wipe } from "./pixels.js";
 
 const SHOWN = 12;
 const REACH = 3.5; // standard deviations over the training images that a slider spans on each side
@@ -18,10 +18,10 @@ export function latentsPanel(root) {
 
   const decode = latest(telling(find("latents-status"), async ({ asked, latents, since }) => {
     const [image] = await api.decode(asked.id, [latents]);
-    if (asked !== model) return;
+    if (asked !== model || z === null) return;
     show(find("decoded"), image);
     if (since !== undefined) afterPaint(() => tellTime(since));
-  }));
+  }, () => wipe(find("decoded"))));
 
   function moved(index, value, since) {
     z[index] = value;
@@ -43,6 +43,19 @@ export function latentsPanel(root) {
     find("latents-hint").textContent = `${sliders.length} of ${order.length}, the most active first. On the line: where `
       + "most training images lie. Below it: this image's mean ± one standard deviation.";
     if (z !== null) tell();
+    lock();
+  }
+
+  function lock() {
+    for (const { input } of sliders) input.disabled = z === null;
+  }
+
+  function forget() {
+    z = posterior = null;
+    lock();
+    find("reset").disabled = true;
+    find("decoded-caption").textContent = "decoded";
+    wipe(find("decoded"));
   }
 
   find("more").addEventListener("click", () => {
@@ -59,9 +72,10 @@ export function latentsPanel(root) {
   });
 
   return {
+    forget,
     model(chosen) {
       model = chosen;
-      z = posterior = null;
+      forget();
       shown = SHOWN;
       order = Array.from(model.spread.std.keys()).sort((a, b) => model.spread.std[b] - model.spread.std[a]);
       build();
@@ -69,6 +83,7 @@ export function latentsPanel(root) {
     encoded({ mu, logvar }) {
       posterior = { mu, std: logvar.map((value) => Math.exp(value / 2)) };
       z = mu.slice();
+      lock();
       tell();
       decode({ asked: model, latents: z.slice() });
     },

@@ -12,6 +12,11 @@ export function show(canvas, { width, height, channels, data }) {
   canvas.getContext("2d").putImageData(shown, 0, 0);
 }
 
+/** Empty canvases. */
+export function wipe(...canvases) {
+  for (const canvas of canvases) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+}
+
 /** Return a new canvas that shows an image. */
 export function canvasOf(image) {
   const canvas = document.createElement("canvas");
