@@ -43,16 +43,11 @@ export function latentsPanel(root) {
     find("latents-hint").textContent = `${sliders.length} of ${order.length}, the most active first. On the line: where `
       + "most training images lie. Below it: this image's mean ± one standard deviation.";
     if (z !== null) tell();
-    lock();
-  }
-
-  function lock() {
-    for (const { input } of sliders) input.disabled = z === null;
   }
 
   function forget() {
     z = posterior = null;
-    lock();
+    for (const slider of sliders) slider.forget();
     find("reset").disabled = true;
     find("decoded-caption").textContent = "decoded";
     wipe(find("decoded"));
@@ -83,7 +78,6 @@ export function latentsPanel(root) {
     encoded({ mu, logvar }) {
       posterior = { mu, std: logvar.map((value) => Math.exp(value / 2)) };
       z = mu.slice();
-      lock();
       tell();
       decode({ asked: model, latents: z.slice() });
     },
@@ -104,25 +98,39 @@ function slider(index, { mean, std }, onMove) {
   range(mean[index] - reach, mean[index] + reach);
   track.append(spread, bar, input);
   row.append(name, track, output);
+  forget();
   input.addEventListener("input", (event) => onMove(index, Number(input.value), event.timeStamp));
 
   function range(min, max) {
     Object.assign(input, { min, max, step: (max - min) / STEPS });
   }
 
+  function place(element, centre, half) {
+    const [min, max] = [Number(input.min), Number(input.max)];
+    element.style.setProperty("--from", (centre - half - min) / (max - min));
+    element.style.setProperty("--to", (centre + half - min) / (max - min));
+  }
+
+  function forget() {
+    Object.assign(input, { disabled: true, value: mean[index], ariaValueText: "not known" });
+    output.textContent = "–";
+    bar.hidden = true;
+    row.classList.remove("moved");
+    place(spread, mean[index], std[index]);
+  }
+
   return {
     row,
     input,
+    forget,
     show(z, posterior) {
       const [value, mu, sigma] = [z[index], posterior.mu[index], posterior.std[index]];
       const wide = [Math.min(Number(input.min), mu - sigma), Math.max(Number(input.max), mu + sigma)];
       if (wide[0] < Number(input.min) || wide[1] > Number(input.max)) range(...wide);
       if (Number(input.value) !== value) input.value = value;
-      const [min, max] = [Number(input.min), Number(input.max)];
-      for (const [element, centre, half] of [[spread, mean[index], std[index]], [bar, mu, sigma]]) {
-        element.style.setProperty("--from", (centre - half - min) / (max - min));
-        element.style.setProperty("--to", (centre + half - min) / (max - min));
-      }
+      input.disabled = bar.hidden = false;
+      place(spread, mean[index], std[index]);
+      place(bar, mu, sigma);
       const words = `${signed(value)} ± ${sigma.toFixed(2)}`;
       output.textContent = value === mu ? words : signed(value);
       row.classList.toggle("moved", value !== mu);

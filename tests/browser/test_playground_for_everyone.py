@@ -133,6 +133,9 @@ def test_tracks_are_seen_where_the_system_forces_its_colours(visit: Visit) -> No
         height, width, _ = pixels.shape
         middle, above = pixels[height // 2, width // 8], pixels[1, width // 8]
         assert np.abs(middle - above).max() > 64
+    bars = visit.page.locator(".bar .length").all()
+    shares = [(decode_image(bar.screenshot(), 1 << 24)[6].max(axis=1) < 64).mean() for bar in bars]
+    assert [round(share, 1) for share in shares] == [0.3, 0.5, 0.4, 1.0]
 
 
 def test_labels_agree_with_controls_after_going_back(visit: Visit) -> None:

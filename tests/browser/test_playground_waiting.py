@@ -53,6 +53,8 @@ def expect_nothing_of(visit: Visit, asked: str) -> None:
             for control in (*page.locator(".latent input").all(), *map(visit.find, ("reset", "take-from"))):
                 expect(control).to_be_disabled()
             expect(visit.find("take-to")).to_be_disabled()
+            assert {*page.locator(".latent .number").all_inner_texts()} == {"–"}
+            assert page.locator(".posterior:visible").count() == 0
             assert visit.is_blank("decoded")
         case "reconstruct":
             expect(visit.find("reconstruction-figures")).to_be_empty()
