@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Request, Route, expect
 
 from tests.browser.asking import BOOT, COLOUR, FASHION, boot, grey
 from tests.browser.conftest import Visit, Visitors
@@ -71,7 +71,7 @@ def expect_nothing_of(visit: Visit, asked: str) -> None:
             expect(visit.find("lossy-figures")).to_have_text("–")
             assert visit.is_blank("lossy")
         case "sample":
-            expect(visit.find("samples")).to_be_empty()
+            expect(page.locator("#samples canvas")).to_have_count(0)
 
 
 # ---- the start
@@ -137,7 +137,7 @@ def test_a_refused_walk_leaves_nothing_to_play(visit: Visit) -> None:
     refuse(visit, "**/decode*", times=1)
     visit.find("take-to").click()
     expect(visit.find("walk-status")).to_have_text(DETAIL)
-    expect(visit.find("strip")).to_be_empty()
+    expect(visit.page.locator("#strip canvas")).to_have_count(0)
     expect(visit.find("play")).to_be_disabled()
     assert visit.is_blank("walk-image")
     visit.find("take-to").click()
@@ -202,7 +202,7 @@ def test_nothing_of_the_last_model_stays_under_the_name_of_the_next(visit: Visit
     visit.until("() => document.getElementById('drawing').width === 32")
     for asked in PATHS:
         expect_nothing_of(visit, asked)
-    expect(visit.find("strip")).to_be_empty()
+    expect(visit.page.locator("#strip canvas")).to_have_count(0)
     assert visit.is_blank("walk-image")
     expect(visit.find("play")).to_be_disabled()
     visit.find("more").click()
@@ -220,6 +220,35 @@ def test_an_answer_for_the_last_model_is_not_shown_under_the_next(visit: Visit, 
         held[0].continue_()
     assert f"model={COLOUR}" in request.value.url
     expect_nothing_of(visit, asked)
+
+
+def test_latents_of_the_last_model_are_not_shown_decoded_under_the_next(visit: Visit) -> None:
+    def is_one(request: Request) -> bool:
+        return "/decode?" in request.url and len(request.post_data_buffer or b"") < 2000  # a walk has more
+
+    held = hold(visit, "**/decode*")
+    with visit.page.expect_request(is_one):
+        visit.page.locator(".latent input").first.press("End")
+    visit.find("model").select_option(COLOUR)
+    visit.until("() => document.getElementById('drawing').width === 32")
+    expect(visit.page.locator(".latent input").first).to_be_enabled()
+    with visit.page.expect_request(is_one):
+        held[0].continue_()
+    assert visit.is_blank("decoded")
+
+
+def test_a_walk_of_the_last_model_is_not_shown_under_the_next(visit: Visit) -> None:
+    held = hold(visit, "**/decode*")
+    with visit.page.expect_request("**/decode*"):
+        visit.find("take-to").click()
+    visit.find("model").select_option(COLOUR)
+    visit.until("() => document.getElementById('drawing').width === 32")
+    expect(visit.find("take-to")).to_be_enabled()
+    hold(visit, PATHS["encode"])
+    with visit.page.expect_request(PATHS["encode"]):
+        held[0].continue_()
+    expect(visit.page.locator("#strip canvas")).to_have_count(0)
+    assert visit.is_blank("walk-image")
 
 
 def test_a_model_that_takes_long_is_waited_for_aloud(visit: Visit) -> None:
