@@ -1,7 +1,7 @@
 // What the image takes without loss, beside PNG and WebP; and with loss, beside the original.
 import * as api from "./api.js";
 import { latest, telling } from "./latest.js";
-import { decibels, meanSquaredError, show } from "./pixels.js";
+import { decibels, meanSquaredError, show, wipe } from "./pixels.js";
 
 export function compressionPanel(root) {
   const find = (id) => root.querySelector(`#${id}`);
@@ -22,7 +22,7 @@ export function compressionPanel(root) {
     };
     const most = Math.max(...Object.values(sizes));
     find("sizes").replaceChildren(...Object.entries(sizes).map(([name, bytes]) => bar(name, bytes, most)));
-  }));
+  }, forgetLossless));
 
   const lossy = latest(telling(find("lossy-status"), async () => {
     const [asked, of] = [model, image];
@@ -33,7 +33,16 @@ export function compressionPanel(root) {
     show(find("lossy"), found);
     const bytes = `${payload.length} bytes`;
     find("lossy-figures").textContent = `${bytes}, ${decibels(meanSquaredError(of, found))}`;
-  }));
+  }, forgetLossy));
+
+  function forgetLossless() {
+    find("sizes").replaceChildren();
+  }
+
+  function forgetLossy() {
+    wipe(find("lossy"));
+    find("lossy-figures").textContent = "–";
+  }
 
   quality.addEventListener("input", () => {
     find("quality-shown").textContent = quality.value;
@@ -44,6 +53,9 @@ export function compressionPanel(root) {
     model(chosen) {
       model = chosen;
       image = null;
+      wipe(find("original"));
+      forgetLossless();
+      forgetLossy();
     },
     image(given) {
       image = given;

@@ -1,5 +1,5 @@
 // The image itself: drawn by hand, dropped, pasted, or chosen from files.
-import { latest, telling } from "./latest.js";
+import { latest, say, telling } from "./latest.js";
 import { fitted, imageOf, pictureOf, show } from "./pixels.js";
 
 /** Wire the drawing up; `onImage(image, isFinal)` is told of every change. */
@@ -15,8 +15,14 @@ export function drawing(root, onImage) {
     onImage(imageOf(context.getImageData(0, 0, canvas.width, canvas.height), channels), isFinal);
   };
 
-  function use(image) {
+  // Another image than a file's comes, and what was said of the file goes.
+  function leave() {
     picture = null;
+    say(find("source-status"));
+  }
+
+  function use(image) {
+    leave();
     show(canvas, image);
     tell(true);
   }
@@ -47,42 +53,43 @@ export function drawing(root, onImage) {
     return channels === 1 ? "#fff" : find("colour").value;
   }
 
-  let last = null;
+  let pen = null; // the pointer that draws, and where it was: a second finger draws nothing
   function stroke(event) {
     const point = place(event);
     context.lineWidth = find("pen").value;
     context.lineCap = context.lineJoin = "round";
     context.strokeStyle = ink();
     context.beginPath();
-    context.moveTo(...(last ?? point));
+    context.moveTo(...(pen.last ?? point));
     context.lineTo(point[0] + 0.01, point[1]); // a line of no length would leave no dot
     context.stroke();
-    last = point;
+    pen.last = point;
   }
 
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    if (pen !== null || event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
-    picture = null;
+    pen = { id: event.pointerId };
+    leave();
     stroke(event);
     tell(false);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (last === null) return;
+    if (event.pointerId !== pen?.id) return;
     const passed = event.getCoalescedEvents?.() ?? [];
     for (const point of passed.length ? passed : [event]) stroke(point);
     tell(false);
   });
   for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, () => {
-      if (last === null) return;
-      last = null;
+    canvas.addEventListener(end, ({ pointerId }) => {
+      if (pointerId !== pen?.id) return;
+      pen = null;
       tell(true);
     });
   }
 
   find("clear").addEventListener("click", () => {
-    picture = null;
+    leave();
     context.fillRect(0, 0, canvas.width, canvas.height);
     tell(true);
   });
@@ -115,7 +122,7 @@ export function drawing(root, onImage) {
     /** Take the shape of a model, (C, H, W), and go black. */
     shape([c, height, width]) {
       channels = c;
-      picture = null;
+      leave();
       Object.assign(canvas, { width, height });
       context.fillRect(0, 0, width, height);
       canvas.setAttribute("aria-label", `The image, ${width} × ${height}. Draw on it, or choose one below.`);

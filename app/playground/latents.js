@@ -1,7 +1,7 @@
 // The latents of the image: their values and uncertainty, and sliders whose image follows the hand.
 import * as api from "./api.js";
 import { latest, telling } from "./latest.js";
-import { show } from "./pixels.js";
+import { show, wipe } from "./pixels.js";
 
 const SHOWN = 12;
 const REACH = 3.5; // standard deviations over the training images that a slider spans on each side
@@ -18,10 +18,10 @@ export function latentsPanel(root) {
 
   const decode = latest(telling(find("latents-status"), async ({ asked, latents, since }) => {
     const [image] = await api.decode(asked.id, [latents]);
-    if (asked !== model) return;
+    if (asked !== model || z === null) return;
     show(find("decoded"), image);
     if (since !== undefined) afterPaint(() => tellTime(since));
-  }));
+  }, () => wipe(find("decoded"))));
 
   function moved(index, value, since) {
     z[index] = value;
@@ -45,6 +45,14 @@ export function latentsPanel(root) {
     if (z !== null) tell();
   }
 
+  function forget() {
+    z = posterior = null;
+    for (const slider of sliders) slider.forget();
+    find("reset").disabled = true;
+    find("decoded-caption").textContent = "decoded";
+    wipe(find("decoded"));
+  }
+
   find("more").addEventListener("click", () => {
     const first = shown;
     shown += SHOWN;
@@ -59,9 +67,10 @@ export function latentsPanel(root) {
   });
 
   return {
+    forget,
     model(chosen) {
       model = chosen;
-      z = posterior = null;
+      forget();
       shown = SHOWN;
       order = Array.from(model.spread.std.keys()).sort((a, b) => model.spread.std[b] - model.spread.std[a]);
       build();
@@ -89,25 +98,39 @@ function slider(index, { mean, std }, onMove) {
   range(mean[index] - reach, mean[index] + reach);
   track.append(spread, bar, input);
   row.append(name, track, output);
+  forget();
   input.addEventListener("input", (event) => onMove(index, Number(input.value), event.timeStamp));
 
   function range(min, max) {
     Object.assign(input, { min, max, step: (max - min) / STEPS });
   }
 
+  function place(element, centre, half) {
+    const [min, max] = [Number(input.min), Number(input.max)];
+    element.style.setProperty("--from", (centre - half - min) / (max - min));
+    element.style.setProperty("--to", (centre + half - min) / (max - min));
+  }
+
+  function forget() {
+    Object.assign(input, { disabled: true, value: mean[index], ariaValueText: "not known" });
+    output.textContent = "–";
+    bar.hidden = true;
+    row.classList.remove("moved");
+    place(spread, mean[index], std[index]);
+  }
+
   return {
     row,
     input,
+    forget,
     show(z, posterior) {
       const [value, mu, sigma] = [z[index], posterior.mu[index], posterior.std[index]];
       const wide = [Math.min(Number(input.min), mu - sigma), Math.max(Number(input.max), mu + sigma)];
       if (wide[0] < Number(input.min) || wide[1] > Number(input.max)) range(...wide);
       if (Number(input.value) !== value) input.value = value;
-      const [min, max] = [Number(input.min), Number(input.max)];
-      for (const [element, centre, half] of [[spread, mean[index], std[index]], [bar, mu, sigma]]) {
-        element.style.setProperty("--from", (centre - half - min) / (max - min));
-        element.style.setProperty("--to", (centre + half - min) / (max - min));
-      }
+      input.disabled = bar.hidden = false;
+      place(spread, mean[index], std[index]);
+      place(bar, mu, sigma);
       const words = `${signed(value)} ± ${sigma.toFixed(2)}`;
       output.textContent = value === mu ? words : signed(value);
       row.classList.toggle("moved", value !== mu);

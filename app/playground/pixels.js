@@ -12,6 +12,11 @@ export function show(canvas, { width, height, channels, data }) {
   canvas.getContext("2d").putImageData(shown, 0, 0);
 }
 
+/** Empty canvases. */
+export function wipe(...canvases) {
+  for (const canvas of canvases) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+}
+
 /** Return a new canvas that shows an image. */
 export function canvasOf(image) {
   const canvas = document.createElement("canvas");
@@ -95,7 +100,7 @@ export function meanSquaredError(one, other) {
 /** Return the peak signal-to-noise ratio of a mean squared error in words. */
 export const decibels = (error) => (error === 0 ? "exact" : `${(10 * Math.log10(255 ** 2 / error)).toFixed(1)} dB`);
 
-/** Return where two images differ, as an image. */
+/** Return where two images differ, as an image of twice the difference: levels of one or two would not be seen. */
 export function difference(one, other) {
   return { ...one, data: one.data.map((level, i) => Math.min(255, 2 * Math.abs(level - other.data[i]))) };
 }

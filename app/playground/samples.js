@@ -17,7 +17,11 @@ export function samplesPanel(root, onChoose) {
     const wishes = { seed: seed.value || 0, temperature: find("temperature").value, prior: find("prior").value };
     const images = await api.sample(asked.id, { n: COUNT, ...wishes });
     if (asked === model) gallery(find("samples"), images, (i) => `Sample ${i + 1}`, onChoose);
-  }));
+  }, forget));
+
+  function forget() {
+    find("samples").replaceChildren();
+  }
 
   find("samples-form").addEventListener("submit", (event) => event.preventDefault());
   find("samples-form").addEventListener("input", () => {
@@ -32,7 +36,7 @@ export function samplesPanel(root, onChoose) {
   return {
     model(chosen) {
       model = chosen;
-      find("samples").replaceChildren(); // whose shape may be another
+      forget();
       draw();
     },
   };

@@ -15,7 +15,7 @@ export function scorePanel(root) {
   const ask = latest(telling(find("score-status"), async (wish) => {
     const answer = await api.score(wish.model.id, wish.image);
     if (wish.model === model) tell(answer);
-  }));
+  }, forget));
 
   function tell(answer) {
     [bits] = answer.bits_per_dim;
@@ -40,6 +40,13 @@ export function scorePanel(root) {
     }));
   }
 
+  function forget() {
+    bits = null;
+    find("bits").textContent = "–";
+    find("verdict").hidden = true;
+    for (const id of ["distribution", "score-hint", "percentile", "terms"]) find(id).replaceChildren();
+  }
+
   function draw() {
     const { bits_per_dim_quantiles: quantiles } = model.metrics;
     const width = find("distribution").clientWidth;
@@ -51,8 +58,7 @@ export function scorePanel(root) {
   return {
     model(chosen) {
       model = chosen;
-      bits = null;
-      for (const id of ["distribution", "score-hint", "percentile"]) find(id).replaceChildren();
+      forget();
     },
     image: (image) => ask({ model, image }),
   };

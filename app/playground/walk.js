@@ -1,32 +1,43 @@
 // A walk between the encodings of two images: decoded in one request, then looked at without any.
 import * as api from "./api.js";
-import { telling } from "./latest.js";
-import { canvasOf, show } from "./pixels.js";
+import { latest, telling } from "./latest.js";
+import { canvasOf, show, wipe } from "./pixels.js";
 
 const PLACES = 32;
 const STRIP = 11;
 const PLACES_A_SECOND = 16;
 
-export function walkPanel(root, current) {
+export function walkPanel(root) {
   const find = (id) => root.querySelector(`#${id}`);
   const place = find("place");
   place.max = PLACES - 1;
   let model = null;
-  let ends = {}; // from, to: image and mu
+  let ends = {}; // from, to: image, and mu when it is known
+  let encoded = null; // the page's image with its mu
   let frames = [];
   let playing = 0;
 
-  const walk = telling(find("walk-status"), async () => {
-    if (!ends.from || !ends.to) return;
-    const asked = ends;
-    const found = await api.decode(model.id, between(ends.from.mu, ends.to.mu, PLACES));
+  const walk = latest(telling(find("walk-status"), async () => {
+    const [asked, { id }] = [ends, model];
+    await Promise.all([asked.from, asked.to].map(async (end) => {
+      end.mu ??= (await api.encode(id, end.image)).mu;
+    }));
+    const found = await api.decode(id, between(asked.from.mu, asked.to.mu, PLACES));
     if (asked !== ends) return;
     frames = found;
     place.disabled = find("play").disabled = false;
     const shown = Array.from({ length: STRIP }, (_, i) => Math.round((i * (PLACES - 1)) / (STRIP - 1)));
     find("strip").replaceChildren(...shown.map((i) => canvasOf(frames[i])));
     look();
-  });
+  }, forget));
+
+  function forget() {
+    pause();
+    frames = [];
+    place.disabled = find("play").disabled = true;
+    wipe(find("walk-image"));
+    find("strip").replaceChildren();
+  }
 
   function look() {
     const i = Number(place.value);
@@ -36,10 +47,10 @@ export function walkPanel(root, current) {
     place.ariaValueText = `${words} of the way from A to B`;
   }
 
-  function set(end, found) {
-    ends = { ...ends, [end]: found };
-    show(find(`walk-${end}`), found.image);
-    return walk();
+  function set(changed) {
+    ends = { ...ends, ...changed };
+    for (const [end, { image }] of Object.entries(changed)) show(find(`walk-${end}`), image);
+    walk();
   }
 
   function play() {
@@ -69,26 +80,23 @@ export function walkPanel(root, current) {
   });
   find("play").addEventListener("click", () => (playing ? pause() : play()));
   for (const end of ["from", "to"]) {
-    find(`take-${end}`).addEventListener("click", () => current() && set(end, current()));
+    find(`take-${end}`).addEventListener("click", () => set({ [end]: encoded }));
   }
 
   return {
     model(chosen) {
-      pause();
       model = chosen;
       ends = {};
-      frames = [];
-      place.disabled = find("play").disabled = true;
+      forget();
+      wipe(find("walk-from"), find("walk-to"));
+    },
+    /** Take the page's image with its mu, or null until there is one. */
+    encoded(found) {
+      encoded = found;
+      for (const end of ["from", "to"]) find(`take-${end}`).disabled = encoded === null;
     },
     /** Walk between two images. */
-    async between(from, to) {
-      const asked = model;
-      const found = await Promise.all([from, to].map(async (image) => (
-        { image, mu: (await api.encode(asked.id, image)).mu }
-      )));
-      if (asked !== model) return;
-      await Promise.all([set("from", found[0]), set("to", found[1])]);
-    },
+    between: (from, to) => set({ from: { image: from }, to: { image: to } }),
   };
 }
 

@@ -19,6 +19,12 @@ from tests.servers import Running, running
 
 CHROMIUM = shutil.which("chromium")
 REFUSED = "Failed to load resource"  # what Chromium itself says of every answer that is a problem
+# What a canvas shows, or null where that is nothing.
+SHOWN = """const shown = (id) => {
+    const canvas = document.getElementById(id);
+    const blank = Object.assign(canvas.cloneNode(), { width: canvas.width, height: canvas.height });
+    return canvas.toDataURL() === blank.toDataURL() ? null : canvas.toDataURL();
+};"""
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +78,8 @@ class Visit:
         self.page.wait_for_selector('[data-state="ready"]')
         self.page.wait_for_selector("#lossy-figures:has-text('dB')")
         self.page.wait_for_selector("#samples button")
+        self.page.wait_for_selector("#strip canvas")
+        self.until(f"() => {{ {SHOWN} return shown('decoded'); }}")
         return self
 
     def find(self, id: str) -> Locator:
@@ -94,11 +102,17 @@ class Visit:
 
     def after(self, id: str, act: Any) -> np.ndarray:
         """Act, wait until a canvas shows another image, and return that."""
-        shown = "id => document.getElementById(id).toDataURL()"
-        before: str = self.page.evaluate(shown, id)
+        before: str = self.page.evaluate(f"id => {{ {SHOWN} return shown(id); }}", id)
         act()
-        self.until("([id, before]) => document.getElementById(id).toDataURL() !== before", [id, before])
+        self.until(
+            f"([id, before]) => {{ {SHOWN} const now = shown(id); return now && now !== before; }}",
+            [id, before],
+        )
         return self.image(id)
+
+    def is_blank(self, id: str) -> bool:
+        """Whether a canvas shows no image at all."""
+        return bool(self.page.evaluate(f"id => {{ {SHOWN} return shown(id) === null; }}", id))
 
     def set(self, id: str, value: float) -> None:
         """Move a slider as a hand would, in one step."""

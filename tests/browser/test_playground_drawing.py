@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.asking import BOOT, COLOUR, boot, grey, saved
@@ -55,6 +56,50 @@ def test_a_file_that_is_no_image_is_refused_in_words(visit: Visit, tmp_path: Pat
     np.testing.assert_array_equal(visit.image("drawing"), before)
     visit.drop(BOOT)
     expect(visit.find("source-status")).to_be_empty()
+
+
+@pytest.mark.parametrize("act", ["clear", "draw", "choose", "another model"])
+def test_what_is_said_of_a_file_goes_with_the_next_image(visit: Visit, tmp_path: Path, act: str) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    visit.drop(tmp_path / "text.png")
+    expect(visit.find("source-status")).to_have_class("status error")
+    match act:
+        case "clear":
+            visit.find("clear").click()
+        case "draw":
+            visit.find("drawing").click()
+        case "choose":
+            visit.page.locator("#examples button").nth(1).click()
+        case "another model":
+            visit.find("model").select_option(COLOUR)
+    expect(visit.find("source-status")).to_be_empty()
+    expect(visit.find("source-status")).to_have_class("status")
+
+
+def test_a_second_finger_draws_nothing(visit: Visit) -> None:
+    visit.find("clear").click()
+    box = visit.find("drawing").bounding_box()
+    assert box is not None
+    touch = visit.page.context.new_cdp_session(visit.page)
+
+    def put(type: str, *fingers: tuple[int, float, float]) -> None:
+        points = [
+            {"id": id, "x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+            for id, x, y in fingers
+        ]
+        touch.send("Input.dispatchTouchEvent", {"type": type, "touchPoints": points})
+
+    def draw() -> None:
+        put("touchStart", (0, 0.25, 0.25))
+        put("touchStart", (0, 0.25, 0.25), (1, 0.25, 0.75))
+        put("touchMove", (0, 0.75, 0.25), (1, 0.75, 0.75))
+        put("touchEnd", (0, 0.75, 0.25))
+        put("touchEnd")
+
+    visit.after("reconstruction", draw)
+    drawn = grey(visit.image("drawing"))[..., 0]
+    assert (drawn[6:8, 7:21] == 255).all()
+    assert not drawn[10:].any()
 
 
 def test_an_image_is_drawn_erased_and_cleared(visit: Visit) -> None:

@@ -32,6 +32,12 @@ def test_a_newcomer_sees_an_image_and_all_that_the_model_makes_of_it(visit: Visi
     expect(visit.page.locator(".error")).to_have_count(0)
 
 
+def test_what_was_lost_is_shown_twofold_and_said_to_be(visit: Visit) -> None:
+    lost = np.abs(visit.image("drawing").astype(int) - visit.image("reconstruction"))
+    np.testing.assert_array_equal(visit.image("difference"), np.minimum(255, 2 * lost))
+    expect(visit.page.locator("figure", has=visit.find("difference"))).to_contain_text("what was lost, ×2")
+
+
 def test_the_percentile_is_that_of_the_quantiles_around_it(visit: Visit, service: Running) -> None:
     quantiles = service.service.bundle(FASHION).metrics.bits_per_dim_quantiles
     assert quantiles is not None

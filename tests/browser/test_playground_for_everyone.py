@@ -7,6 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from models.images import decode_image
 from tests.browser.asking import BOOT, COLOUR, boot, grey
 from tests.browser.conftest import Visit, Visitors
 
@@ -29,8 +30,7 @@ def test_everything_can_be_reached_and_done_by_keyboard(visit: Visit) -> None:
     sliders = [stop for stop in stops if stop.startswith("Latent ")]
     assert len(sliders) == 12
     assert [stop for stop in stops if stop not in sliders and stop] == [
-        *("skip", "model"),
-        *(("docs",) if "docs" in stops else ()),
+        *("skip", "model", "api"),
         *("file", "clear", "pen", "eraser", "fit", "Example 1", "more"),
         *("take-from", "take-to", "play", "place"),
         *("seed", "reseed", "temperature", "prior", "Sample 1", "quality"),
@@ -91,6 +91,7 @@ def test_axe_finds_nothing_to_blame(visitors: Visitors, scheme: str, width: int)
 
 
 def violations(visit: Visit) -> list[str]:
+    visit.until("() => document.querySelector('[aria-busy=true]') === null")  # dimmed for a moment
     found = Axe().run(visit.page).response["violations"]
     return [f"{fault['id']}: {[node['html'] for node in fault['nodes']]}" for fault in found]
 
@@ -123,3 +124,31 @@ def test_less_motion_is_granted(visitors: Visitors) -> None:
     assert visit.page.evaluate(animation) == "none"
     visit.page.emulate_media(reduced_motion="no-preference")
     assert visit.page.evaluate(animation) == "shimmer"
+
+
+def test_tracks_are_seen_where_the_system_forces_its_colours(visit: Visit) -> None:
+    visit.page.emulate_media(forced_colors="active")
+    for slider in (visit.find("quality"), visit.page.locator(".track").first):
+        pixels = decode_image(slider.screenshot(), 1 << 24).astype(int)
+        height, width, _ = pixels.shape
+        middle, above = pixels[height // 2, width // 8], pixels[1, width // 8]
+        assert np.abs(middle - above).max() > 64
+    bars = visit.page.locator(".bar .length").all()
+    shares = [(decode_image(bar.screenshot(), 1 << 24)[6].max(axis=1) < 64).mean() for bar in bars]
+    assert [round(share, 1) for share in shares] == [0.3, 0.5, 0.4, 1.0]
+
+
+def test_labels_agree_with_controls_after_going_back(visit: Visit) -> None:
+    figures = {"quality": "quality-shown", "temperature": "temperature-shown", "place": "place-shown"}
+
+    def shown() -> list[tuple[str, str]]:
+        return [(visit.find(id).input_value(), visit.find(told).inner_text()) for id, told in figures.items()]
+
+    first = shown()
+    visit.set("quality", 80)
+    visit.set("temperature", 0.5)
+    visit.set("place", 3)
+    visit.page.goto("about:blank")
+    visit.page.go_back()
+    visit.page.wait_for_selector("#strip canvas")
+    assert shown() == first
