@@ -23,6 +23,7 @@ from vaeserve_client.errors import (
     Overloaded,
     ProblemError,
     ServiceDeadline,
+    Unauthorized,
     UnknownModel,
     VaeserveError,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Samples",
     "Scores",
     "ServiceDeadline",
+    "Unauthorized",
     "UnknownModel",
     "VaeserveError",
 ]

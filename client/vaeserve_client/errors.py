@@ -75,6 +75,10 @@ class InvalidRequest(ProblemError):
     """The request is wrong and stays so: size, type, parameters, too many images."""
 
 
+class Unauthorized(ProblemError):
+    """The service wants a key: pass `headers={"Authorization": "Bearer …"}` to the client."""
+
+
 class UnknownModel(InvalidRequest):
     """The model is not loaded."""
 
@@ -101,6 +105,8 @@ class ServiceDeadline(ProblemError, DeadlineExceeded):
 
 _OF_KIND: dict[str, type[ProblemError]] = {
     "malformed": InvalidRequest,
+    "unauthorized": Unauthorized,
+    "misdirected": InvalidRequest,
     "unknown-model": UnknownModel,
     "method-not-allowed": InvalidRequest,
     "not-acceptable": InvalidRequest,

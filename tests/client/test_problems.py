@@ -24,6 +24,7 @@ from vaeserve_client import (
     Overloaded,
     ProblemError,
     ServiceDeadline,
+    Unauthorized,
     UnknownModel,
     VaeserveError,
 )
@@ -31,6 +32,8 @@ from vaeserve_client.errors import problem_of, retry_after_seconds
 
 CLASSES = {
     Kind.MALFORMED: InvalidRequest,
+    Kind.UNAUTHORIZED: Unauthorized,
+    Kind.MISDIRECTED: InvalidRequest,
     Kind.NOT_FOUND: ProblemError,
     Kind.UNKNOWN_MODEL: UnknownModel,
     Kind.METHOD_NOT_ALLOWED: InvalidRequest,
