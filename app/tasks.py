@@ -82,9 +82,7 @@ async def samples(
     with service.statistics.counted(request, bundle.id, "sample", draw.count) as counted:
         async for rows in _drawn(service, bundle, draw):
             work = Work(rows, service.deadline())
-            if (
-                not counted.parts
-            ):  # meets admission like any request, and the watch for its client's departure
+            if counted.parts == 0:  # meets admission like any request, and the watch for its client
                 answer = await service.compute(request, task, work)
             else:
                 answer = await service.batcher.submit_when_room(task, work.rows, work.deadline)
