@@ -147,7 +147,8 @@ class RunningLoop:
 def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
     """Start every contender and give what there is to measure; all are ended when the block is left.
 
-    One runs at a time: what the others do by themselves, heartbeats and dashboards, would slow it down.
+    One runs at a time, those aside that a pause upsets: what the others do by themselves, heartbeats and
+    dashboards, would slow it down.
     """
     bundle = load_bundle(bundle_path(setup.bundle))
     material = material_of(bundle, SAMPLES, SAMPLE_SEED)
@@ -158,7 +159,8 @@ def started_contenders(setup: Setup) -> Iterator[list[Measured]]:
         servers: list[RunningServer] = []
         for server in taking_part:
             servers.append(stack.enter_context(started_server(server, setup)))
-            servers[-1].process.pause()
+            if server.can_pause:
+                servers[-1].process.pause()
         loop = stack.enter_context(started_loop(setup))
         yield [_measured(comparison, posts, servers, loop, material.posterior) for comparison in COMPARISONS]
 
@@ -171,7 +173,7 @@ def _measured(
     posterior: Arrays,
 ) -> Measured:
     cases = [
-        _alone(running.case(post), running.process)
+        _alone(running.case(post), running.process) if running.server.can_pause else running.case(post)
         for post in posts
         if post.workload in comparison.workloads
         for running in servers
