@@ -66,6 +66,9 @@ class Kind(Enum):
         return self in (Kind.OVERLOADED, Kind.NOT_READY)
 
 
+GUARDED = (Kind.UNAUTHORIZED, Kind.MISDIRECTED)  # answered before a route is looked for
+
+
 class Problem(Exception):
     """A request that cannot be answered: `detail` names the offending value and the limit, in words."""
 

@@ -15,23 +15,23 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
-from app.errors import Kind, Problem
+from app.errors import GUARDED, Kind, Problem
 from app.logs import name_request
 from app.metrics import Metrics
 from app.statistics import TIMING
 
-GUARDED = (Kind.UNAUTHORIZED.status, Kind.MISDIRECTED.status)  # answered before a route is looked for
 OTHER_ROUTES = "other"  # the label of paths that people make up
 log = logging.getLogger("vaeserve.access")
 
 
 def expect_requests(metrics: Metrics, routers: Sequence[APIRouter]) -> None:
     """Have the counters of every answer that a route documents."""
+    guarded = [kind.status for kind in GUARDED]
     for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
         for status in (HTTPStatus.OK, *route.responses):
-            if status not in GUARDED:
+            if status not in guarded:
                 metrics.of_route(route.path).expect(int(status))
-    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, *GUARDED):
+    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, *guarded):
         metrics.of_route(OTHER_ROUTES).expect(status)
 
 

@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.errors import MEDIA_TYPE, Kind
+from app.errors import GUARDED, MEDIA_TYPE, Kind
 from app.inference.described import InferenceRequest
 from app.negotiation import (
     COMPRESSED_FORMATS,
@@ -27,13 +27,12 @@ from app.negotiation import (
     Format,
 )
 from app.negotiation.media import JSON, PAYLOAD
-from app.schemas import reference, schemas_of, without_const
+from app.schemas import BINARY, reference, schemas_of, without_const
 from codec.encoding import compress
 from models.bundle import BundleConfig, Metrics
 from models.images import encode_png
 
 Vectors = list[list[float]]
-BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 class ImagesIn(BaseModel):
@@ -231,8 +230,7 @@ def _body(document: type[BaseModel], media_types: Sequence[str]) -> dict[str, An
     return {JSON: {"schema": reference(document)}, **binary}
 
 
-_GUARDED = (Kind.UNAUTHORIZED, Kind.MISDIRECTED)
-_COMMON = (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
+_COMMON = (*GUARDED, Kind.UNKNOWN_MODEL, Kind.NOT_ACCEPTABLE, Kind.INVALID)
 _WORK = (Kind.OVERLOADED, Kind.INTERNAL, Kind.NOT_READY, Kind.DEVICE_FAULT, Kind.DEADLINE)
 _POSTED = (Kind.MALFORMED, *_COMMON, Kind.TOO_LARGE, Kind.UNSUPPORTED_MEDIA_TYPE, *_WORK)
 _IMAGES_BODY, _LATENTS_BODY = _body(ImagesIn, IMAGES_IN), _body(LatentsIn, LATENTS_IN)
@@ -253,9 +251,9 @@ SAMPLE = _route(Samples, IMAGE_FORMATS, (*_COMMON, *_WORK))
 COMPRESS = _route(Compressed, COMPRESSED_FORMATS, _POSTED, _IMAGES_BODY)
 COMPRESS["responses"][200]["headers"] = _FIGURES
 DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY)
-MODELS = _route(LoadedModels, (), (*_GUARDED, Kind.INVALID, Kind.NOT_READY))
-MODEL = _route(LoadedModel, (), (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
-LATENTS = _route(LatentsOfModel, (), (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
+MODELS = _route(LoadedModels, (), (*GUARDED, Kind.INVALID, Kind.NOT_READY))
+MODEL = _route(LoadedModel, (), (*GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
+LATENTS = _route(LatentsOfModel, (), (*GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
 LIVE = _route(Status, (), (Kind.DEVICE_FAULT,))
 READY = _route(Status, (), (Kind.NOT_READY,))
 METRICS: dict[str, Any] = {

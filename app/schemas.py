@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+BINARY = {"schema": {"type": "string", "format": "binary"}}  # of a body or an answer
 _TEMPLATE = "#/components/schemas/{model}"
 
 

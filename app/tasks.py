@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from codec.payload import Header, PayloadError, UnknownModelError, parsed
 from models.bundle import Bundle
 from models.priors import Prior, sample_latents
 
+RANDOM_SEED_BITS = 32
 QUICK_PAYLOAD_BYTES = 32 << 10  # opened on the event loop
 MAX_ARCHIVE_PAYLOADS, MAX_INDEX_BYTES = 4096, 1 << 20
 
@@ -45,6 +47,11 @@ class Scores:
     figures: dict[str, np.ndarray]
     queue_seconds: float
     compute_seconds: float
+
+
+def seed_or_random(seed: int | None) -> int:
+    """Return a seed, a random one in place of none."""
+    return secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
 
 
 async def compute(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -30,7 +29,6 @@ from models.images import Fit
 from models.noise import MAX_SEED
 from models.priors import Prior
 
-RANDOM_SEED_BITS = 32
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
@@ -236,7 +234,7 @@ async def _score(asked: Asked) -> Outcome:
 
 async def _sample(asked: Asked) -> Outcome:
     drawn: Drawn = asked.parameters
-    seed = secrets.randbits(RANDOM_SEED_BITS) if drawn.seed is None else drawn.seed
+    seed = tasks.seed_or_random(drawn.seed)
     draw = tasks.Draw(drawn.prior, seed, drawn.offset, asked.given, drawn.temperature)
     found = await tasks.gather_samples(asked.service, asked.request, asked.bundle, draw, asked.deadline)
     values = {"images": found.images, "latents": found.latents, "seed": np.array([seed], np.uint64)}

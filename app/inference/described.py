@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.errors import Kind
-from app.schemas import reference
+from app.errors import GUARDED, Kind
+from app.schemas import BINARY, reference
 
 Scalar = bool | int | float | str
 
@@ -156,8 +156,7 @@ class InferenceResponse(BaseModel):
     outputs: list[ResponseTensor]
 
 
-_GUARDED = (Kind.UNAUTHORIZED, Kind.MISDIRECTED)
-_UNKNOWN = (*_GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY)
+_UNKNOWN = (*GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY)
 _INFER = (
     Kind.MALFORMED,
     *_UNKNOWN,
@@ -169,7 +168,7 @@ _INFER = (
     Kind.DEVICE_FAULT,
     Kind.DEADLINE,
 )
-_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BINARY = {"application/octet-stream": BINARY}
 
 
 def _route(answer: Any, kinds: Sequence[Kind]) -> dict[str, Any]:
@@ -183,11 +182,11 @@ def _route(answer: Any, kinds: Sequence[Kind]) -> dict[str, Any]:
     return {"response_class": Response, "responses": {200: {"model": answer}, **problems}}
 
 
-SERVER = _route(ServerMetadata, (*_GUARDED, Kind.INVALID))
+SERVER = _route(ServerMetadata, (*GUARDED, Kind.INVALID))
 LIVE = _route(Live, (Kind.INVALID, Kind.DEVICE_FAULT))
 READY = _route(Ready, (Kind.INVALID, Kind.NOT_READY))
 MODEL_READY = _route(Ready, _UNKNOWN)
-INDEX = _route(list[RepositoryEntry], (*_GUARDED, Kind.INVALID, Kind.NOT_READY))
+INDEX = _route(list[RepositoryEntry], (*GUARDED, Kind.INVALID, Kind.NOT_READY))
 METADATA = _route(ModelMetadata, _UNKNOWN)
 CONFIG = _route(ModelConfig, _UNKNOWN)
 STATISTICS = _route(AllStatistics, _UNKNOWN)

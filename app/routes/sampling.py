@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
@@ -25,7 +24,6 @@ from models.noise import MAX_SEED
 from models.priors import Prior
 
 router = APIRouter(route_class=StrictRoute, tags=["samples"])
-RANDOM_SEED_BITS = 32
 
 CountParameter = Annotated[int, Query(alias="n", ge=1, description="Number of images.")]
 SeedParameter = Annotated[
@@ -60,7 +58,7 @@ async def sample(
     if count > (limit := service.settings.max_samples):
         raise Problem(Kind.INVALID, f"n is {count}; the limit is {limit}", value=count, limit=limit)
     check_sheet(count, chosen)
-    seed = secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
+    seed = tasks.seed_or_random(seed)
     parts = tasks.samples(service, request, bundle, Draw(prior, seed, offset, count, temperature))
     first = await anext(parts)  # a fault before the first image is an ordinary problem document
     channels, height, width = bundle.config.input.shape
