@@ -116,6 +116,7 @@ async def _request(app: Any, body: bytes) -> None:
         sent.append(message)
 
     headers = {
+        "host": "localhost",
         "content-type": "application/json",
         "accept": "application/json",
         "content-length": str(len(body)),
