@@ -378,13 +378,11 @@ def statistics_of(client: Any, model: str) -> Any:
     return found
 
 
-def test_what_fails_is_counted_apart(
-    bundle_folder: Path, grey: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running(bundle_folder, deadline_seconds=1e-6) as server:
-        tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [1]}
-        response = server.client.post("/v2/models/sample/infer", json={"inputs": [tensor]})
-        assert response.status_code == 504
+def test_what_fails_is_counted_apart(bundle_folder: Path) -> None:
+    tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [1]}
+    body = {"inputs": [tensor], "parameters": {"timeout": 1}}
+    with running(bundle_folder) as server:
+        assert server.client.post("/v2/models/sample/infer", json=body).status_code == 504
         (found,) = server.client.get("/v2/models/sample/stats").json()["model_stats"]
     assert found["inference_count"] == 0
     assert found["inference_stats"]["fail"]["count"] == 1
