@@ -1,7 +1,8 @@
 """`python -m benchmarks.serving.soak`: memory and open files of the service over a million requests.
 
 Requests of every kind in turn, in closed loops; after each the resident memory, the open descriptors and the
-median latency. Writes soak.json and soak.png.
+median latency; at the end what the memory is made of, beside the bare torch loop's. Writes soak.json and
+soak.png.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -30,6 +32,7 @@ from models.bundle import bundle_path, load_bundle
 
 SETTLE_SECONDS = 0.5  # for the service to notice that the load's connections are closed
 WARM_UP_PASSES = 2  # over the workloads: buffers grow, query strings are remembered
+LARGEST = 4  # mappings named in the memory's account
 RESULTS = Path("benchmarks/serving/results")
 
 
@@ -50,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
             setup = Setup(options.bundle, 1, None, None, Path(folder))
-            bare = bare_loop_bytes(setup)
-            rows = measure(setup, options.requests, options.seconds)
+            bare = bare_loop_memory(setup)
+            rows, memory = measure(setup, options.requests, options.seconds)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = {**summary(rows), "bare_loop_resident_bytes": bare}
+    found = {**summary(rows), "resident_bytes_by_mapping": {"vaeserve": memory, "bare torch loop": bare}}
     options.out.mkdir(parents=True, exist_ok=True)
     document = {**facts, **found, "rows": rows}
     (options.out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -64,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(setup: Setup, requests: int, seconds: int) -> list[dict[str, Any]]:
-    """Return a row after each turn of load, until so many requests were answered."""
+def measure(setup: Setup, requests: int, seconds: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return a row after each turn of load, until so many requests are answered, and the memory at last."""
     material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
     [server] = (server for server in SERVERS if server.name == "vaeserve")
     rows: list[dict[str, Any]] = []
@@ -94,21 +97,35 @@ def measure(setup: Setup, requests: int, seconds: int) -> list[dict[str, Any]]:
             print(rows[-1], flush=True)
         for case in cases:
             case.check()
-    return rows
+        return rows, memory_by_mapping(running.process.popen.pid)
 
 
-def bare_loop_bytes(setup: Setup) -> int:
+def bare_loop_memory(setup: Setup) -> dict[str, int]:
     """Return the resident memory of the bare torch loop, after a second of batches of 256."""
     posterior = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED).posterior
     with started_loop(setup) as loop:
         loop.case(256, posterior).measure(1)
-        return resident_bytes(loop.process.popen.pid)
+        return memory_by_mapping(loop.process.popen.pid)
 
 
 def resident_bytes(pid: int) -> int:
     """Return a process's resident memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_by_mapping(pid: int) -> dict[str, int]:
+    """Return a process's resident bytes: all, what no file backs, and the code of the largest libraries."""
+    resident: Counter[str] = Counter()
+    name = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *others = line.split()
+        if not first.endswith(":"):
+            name = Path(others[4]).name if len(others) > 4 and others[4].startswith("/") else "anonymous"
+        elif first == "Rss:":
+            resident[name] += int(others[0]) << 10
+    named = dict(resident.most_common(LARGEST))
+    return {"all": resident.total(), **named, "other files": resident.total() - sum(named.values())}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.serving.hot_path import OTHER, PARTS, by_part, table
 from benchmarks.serving.processes import BenchmarkError
-from benchmarks.serving.soak import plot, resident_bytes, summary
+from benchmarks.serving.soak import memory_by_mapping, plot, resident_bytes, summary
 
 
 def row(requests: int, mebibytes: int, files: int, p50: float, is_warm_up: bool = False) -> dict[str, object]:
@@ -53,6 +53,15 @@ def test_memory_is_read_from_the_kernel() -> None:
     before = resident_bytes(os.getpid())
     held = bytearray(os.urandom(1 << 26))
     assert resident_bytes(os.getpid()) > before + len(held) // 2
+
+
+def test_memory_is_told_by_what_it_is_mapped_from() -> None:
+    before = memory_by_mapping(os.getpid())
+    held = bytearray(os.urandom(1 << 26))
+    after = memory_by_mapping(os.getpid())
+    assert after["anonymous"] > before["anonymous"] + len(held) // 2
+    assert after.pop("all") == sum(after.values())
+    assert "libtorch_cpu.so" in after
 
 
 def test_what_c_does_counts_for_its_caller() -> None:
