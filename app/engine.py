@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from app.batcher import Arrays, Pending
 from app.cuda import CudaEngine
 from app.operations import GRAPHABLE, ModelTask, Operation, Outputs, example_rows, run_operation
-from app.settings import Settings
+from app.settings import Precision, Settings
 from models.bundle import Bundle
 from models.vae import VAE
 
@@ -37,8 +37,15 @@ class CpuEngine:
 
     depth = 1
 
-    def __init__(self, bundles: list[Bundle], threads: int | None, max_batch: int = CPU_BATCH) -> None:
+    def __init__(
+        self,
+        bundles: list[Bundle],
+        threads: int | None,
+        max_batch: int = CPU_BATCH,
+        precision: Precision = "float32",
+    ) -> None:
         self.max_batch = max_batch
+        self._precision = precision
         # Channels last, which is faster at any batch; the last bits of an answer differ from the model's own.
         self._models = {bundle.id: deepcopy(bundle.model) for bundle in bundles}
         for model in self._models.values():
@@ -47,7 +54,7 @@ class CpuEngine:
         self._threads = threads
 
     def __str__(self) -> str:
-        return f"cpu, {self._threads or torch.get_num_threads()} thread(s)"
+        return f"cpu, {self._threads or torch.get_num_threads()} thread(s), {self._precision}"
 
     def warm_up(self) -> None:
         """Record and run every operation; call it in the thread that will launch batches."""
@@ -55,7 +62,8 @@ class CpuEngine:
             torch.set_num_threads(self._threads)
         for name, model in self._models.items():
             for operation in GRAPHABLE:
-                self._graphs[ModelTask(name, operation)] = recorded(model, operation)
+                with self._mixed():
+                    self._graphs[ModelTask(name, operation)] = recorded(model, operation)
             for operation in (*GRAPHABLE, Operation.SCORE):
                 for count in (1, 2, self.max_batch):
                     self.launch(ModelTask(name, operation), [example_rows(model, operation, count)])
@@ -67,8 +75,17 @@ class CpuEngine:
             rows = rows.copy()
         inputs, graph = torch.from_numpy(rows), self._graphs.get(task)
         with torch.inference_mode():
-            outputs = graph(inputs) if graph else run_operation(self._models[task.model], task, inputs)
+            outputs = graph(inputs) if graph else self._run(task, inputs)
         return Done(tuple(output.numpy() for output in outputs))
+
+    def _run(self, task: ModelTask, rows: Tensor) -> Outputs:
+        with self._mixed():
+            return run_operation(self._models[task.model], task, rows)
+
+    def _mixed(self) -> torch.autocast:
+        # Without the cache, which would keep weights that a recorded graph has to convert itself.
+        is_mixed = self._precision == "bf16"
+        return torch.autocast("cpu", torch.bfloat16, enabled=is_mixed, cache_enabled=False)
 
     def is_lost(self) -> bool:
         """Return False: a CPU fails a batch, never for good."""
@@ -107,9 +124,9 @@ def build_engine(bundles: list[Bundle], settings: Settings) -> CpuEngine | CudaE
     """Build the engine for the device in the settings; raise ValueError where there is no such device."""
     has_cuda = torch.cuda.is_available()
     if settings.device == "cpu" or (settings.device == "auto" and not has_cuda):
-        if settings.precision != "float32":
-            raise ValueError(f"VAE_PRECISION={settings.precision} needs CUDA, and the device is the CPU")
-        return CpuEngine(bundles, settings.threads, settings.max_batch or CPU_BATCH)
+        if settings.precision == "tf32":
+            raise ValueError("VAE_PRECISION=tf32 needs CUDA, and the device is the CPU")
+        return CpuEngine(bundles, settings.threads, settings.max_batch or CPU_BATCH, settings.precision)
     device = torch.device("cuda" if settings.device == "auto" else settings.device)
     if not has_cuda or (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"VAE_DEVICE={settings.device}: there are {torch.cuda.device_count()} CUDA devices")

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
     )
     precision: Precision = Field(
-        default="float32", description="float32, tf32 or bf16; the last two on CUDA only"
+        default="float32", description="float32, tf32 (CUDA only) or bf16, faster where the device has it"
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of torch, and of the codec; torch's choice by default"

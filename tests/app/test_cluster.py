@@ -120,7 +120,7 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         expected = live.client.post("/encode", content=IMAGES, headers={"Content-Type": NPY}).json()
         for _ in range(10):
             assert service.encode().json() == expected
-        assert service.client.get("/models").json()["models"][0]["device"] == "cpu, 1 thread(s)"
+        assert service.client.get("/models").json()["models"][0]["device"] == "cpu, 1 thread(s), float32"
         assert service.client.get("/sample?n=300&format=npy&seed=3").content == (
             live.client.get("/sample?n=300&format=npy&seed=3").content
         )

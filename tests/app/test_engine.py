@@ -6,7 +6,7 @@ import torch
 
 from app.cuda import CudaEngine
 from app.engine import CpuEngine, build_engine
-from app.operations import SCORE_SEED, SCORES, ModelTask, Operation, example_rows
+from app.operations import GRAPHABLE, SCORE_SEED, SCORES, ModelTask, Operation, example_rows
 from app.settings import Settings
 from models.bundle import Bundle
 from models.noise import normal_noise
@@ -124,11 +124,28 @@ def test_example_rows_fit_each_operation(colour: Bundle) -> None:
     assert example_rows(colour.model, Operation.ENCODE, 2).shape == (2, 16, 12, 3)
 
 
+@pytest.mark.parametrize("operation", [*GRAPHABLE, Operation.SCORE])
+def test_bfloat16_stays_near_and_is_another_computation(
+    engine: CpuEngine, grey: Bundle, operation: Operation
+) -> None:
+    mixed = CpuEngine([grey], threads=1, precision="bf16")
+    mixed.warm_up()
+    assert str(mixed) == "cpu, 1 thread(s), bf16"
+    latents = np.random.default_rng(0).standard_normal((7, 4), np.float32)
+    task, rows = ModelTask("grey", operation), latents if operation.takes_latents else images(grey, 7)
+    found, expected = mixed.launch(task, [rows]).result(), engine.launch(task, [rows]).result()
+    for array, exact in zip(found, expected, strict=True):
+        assert array.dtype == exact.dtype
+        np.testing.assert_allclose(array.astype(float), exact, atol=2e-2 * np.abs(exact).max())
+    if operation.takes_latents or operation is Operation.ENCODE:
+        assert (found[0] != expected[0]).any()
+
+
 def test_threads_are_torch_s_own_unless_set(grey: Bundle) -> None:
     engine = CpuEngine([grey], threads=None)
     engine.warm_up()
-    assert str(engine) == "cpu, 1 thread(s)"
-    assert str(CpuEngine([grey], threads=3)) == "cpu, 3 thread(s)"
+    assert str(engine) == "cpu, 1 thread(s), float32"
+    assert str(CpuEngine([grey], threads=3)) == "cpu, 3 thread(s), float32"
     assert not engine.is_lost()
 
 
@@ -148,7 +165,7 @@ def test_the_gpu_is_used_where_there_is_one(grey: Bundle, monkeypatch: pytest.Mo
     ("settings", "message"),
     [
         (Settings(device="cuda:1"), "VAE_DEVICE=cuda:1: there are 0 CUDA devices"),
-        (Settings(precision="bf16"), "VAE_PRECISION=bf16 needs CUDA, and the device is the CPU"),
+        (Settings(precision="tf32"), "VAE_PRECISION=tf32 needs CUDA, and the device is the CPU"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(

@@ -294,7 +294,7 @@ def test_models_lists_what_is_loaded(client: httpx.Client, grey: Bundle, codec: 
     assert described["digest"] == f"sha256:{grey.digest}"
     assert described["codec"] == f"sha256:{codec.digest.hex()}"
     assert document["models"][1]["codec"] is None
-    assert described["device"] == "cpu, 1 thread(s)"
+    assert described["device"] == "cpu, 1 thread(s), float32"
     assert described["config"] == grey.config.model_dump(mode="json")
     assert described["metrics"] == grey.metrics.model_dump(mode="json")
     assert described["limits"]["max_images"] == 4096

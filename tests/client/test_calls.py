@@ -188,7 +188,7 @@ def test_models_are_described(client: Client, grey: Bundle) -> None:
     model = client.model("grey")
     assert model == models.models[0]
     assert model.digest == f"sha256:{grey.digest}"
-    assert (model.shape, model.latent_dim, model.device) == ((1, 8, 8), 4, "cpu, 1 thread(s)")
+    assert (model.shape, model.latent_dim, model.device) == ((1, 8, 8), 4, "cpu, 1 thread(s), float32")
     assert model.codec is not None
     assert models.models[1].codec is None
     assert model.limits["max_images"] == 4096
