@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 from matplotlib.figure import Figure
 
 from benchmarks.serving.contenders import SERVERS
@@ -32,6 +33,7 @@ from models.bundle import bundle_path, load_bundle
 
 SETTLE_SECONDS = 0.5  # for the service to notice that the load's connections are closed
 WARM_UP_PASSES = 2  # over the workloads: buffers grow, query strings are remembered
+METRICS_SECONDS = 60  # for the last requests to be answered first
 LARGEST = 4  # mappings named in the memory's account
 RESULTS = Path("benchmarks/serving/results")
 
@@ -80,7 +82,10 @@ def measure(setup: Setup, requests: int, seconds: int) -> tuple[list[dict[str, A
                 break
             if turn < len(cases):
                 case.check()
-            sample = case.measure(seconds)
+            try:
+                sample = case.measure(seconds)
+            except BenchmarkError as error:
+                raise BenchmarkError(f"{error}; {refused(running.port)}") from None
             answered += sample.requests
             time.sleep(SETTLE_SECONDS)
             pid = running.process.popen.pid
@@ -98,6 +103,14 @@ def measure(setup: Setup, requests: int, seconds: int) -> tuple[list[dict[str, A
         for case in cases:
             case.check()
         return rows, memory_by_mapping(running.process.popen.pid)
+
+
+def refused(port: int) -> str:
+    """Return what the service says of itself: which requests it did not answer with 200."""
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=METRICS_SECONDS).text
+    counted = [line for line in metrics.splitlines() if line.startswith("vae_requests_total{")]
+    found = [line for line in counted if 'status="200"' not in line and not line.endswith(" 0.0")]
+    return "\n".join(found) or "it counts none that it refused"
 
 
 def bare_loop_memory(setup: Setup) -> dict[str, int]:

@@ -7,11 +7,14 @@ import os
 import pstats
 from pathlib import Path
 
+import httpx
 import pytest
 
 from benchmarks.serving.hot_path import OTHER, PARTS, by_part, table
 from benchmarks.serving.processes import BenchmarkError
-from benchmarks.serving.soak import memory_by_mapping, plot, resident_bytes, summary
+from benchmarks.serving.soak import memory_by_mapping, plot, refused, resident_bytes, summary
+from tests.bundles import save_small_bundle, small_config
+from tests.servers import running
 
 
 def row(requests: int, mebibytes: int, files: int, p50: float, is_warm_up: bool = False) -> dict[str, object]:
@@ -62,6 +65,17 @@ def test_memory_is_told_by_what_it_is_mapped_from() -> None:
     assert after["anonymous"] > before["anonymous"] + len(held) // 2
     assert after.pop("all") == sum(after.values())
     assert "libtorch_cpu.so" in after
+
+
+def test_the_service_tells_what_it_refused(tmp_path: Path) -> None:
+    save_small_bundle(tmp_path / "grey", small_config((1, 8, 8)))
+    with running(tmp_path, models=(str(tmp_path / "grey"),)) as service:
+        port = httpx.URL(service.url).port
+        assert port is not None
+        service.client.get("/sample").raise_for_status()
+        assert refused(port) == "it counts none that it refused"
+        assert service.client.post("/encode", content=b"{}").status_code == 415
+        assert refused(port) == 'vae_requests_total{route="/encode",status="415"} 1.0'
 
 
 def test_what_c_does_counts_for_its_caller() -> None:
