@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -126,6 +128,80 @@ def test_a_client_that_does_not_read_is_cut_off(hasty: Running) -> None:
         connection.sendall(ASKING.replace(b"/health/live", query))
         eventually(lambda: closed(hasty, "reading") == before + 1)
     eventually(lambda: "queued 0 images" in repr(hasty.service.batcher))
+
+
+def stopping(server: Running) -> None:
+    """Tell a server to stop, and return once it takes no more connections."""
+    server.server.handle_exit(signal.SIGTERM, None)
+
+    def is_closed() -> bool:
+        try:
+            with connected(server):
+                return False
+        except OSError:
+            return True
+
+    eventually(is_closed)
+
+
+def whole_answer(connection: socket.socket) -> bytes:
+    """Read an answer of a known length."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(1 << 12)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+    while len(body) < length:
+        body += connection.recv(1 << 16)
+    return head + b"\r\n\r\n" + body
+
+
+def test_a_request_that_crosses_the_stop_is_answered_and_told_that_it_is_the_last(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.protocol.LINGER_SECONDS", 30)
+    with running(bundle_folder) as server, connected(server) as kept, connected(server) as begun:
+        kept.sendall(ASKING)
+        assert b"connection: close" not in whole_answer(kept)
+        begun.sendall(ASKING[:10])
+        stopping(server)
+        for connection, sent in ((kept, ASKING), (begun, ASKING[10:])):
+            connection.sendall(sent)
+            answer = rest(connection)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_an_answer_that_had_begun_at_the_stop_is_not_the_last(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.protocol.LINGER_SECONDS", 1.0)
+    with running(bundle_folder) as server, connected(server) as connection:
+        query = b"/sample?n=20000&format=npy&model=colour"
+        connection.sendall(ASKING.replace(b"/health/live", query))
+        first = connection.recv(1 << 10)
+        assert first.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" not in first
+        stopping(server)
+        left = 128 + 20000 * 576 - len(first.partition(b"\r\n\r\n")[2])
+        while left:
+            part = connection.recv(min(left, 1 << 16))
+            assert part, left
+            left -= len(part)
+        connection.sendall(ASKING)
+        assert b'{"status":"live"}' in rest(connection)
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_a_moment_after_the_stop(bundle_folder: Path) -> None:
+    with running(bundle_folder) as server, connected(server) as connection:
+        connection.sendall(ASKING)
+        whole_answer(connection)
+        stopping(server)
+        assert rest(connection) == b""
+        server.thread.join(20)
+        assert not server.thread.is_alive()
 
 
 def test_slow_connections_keep_nobody_waiting(bundle_folder: Path) -> None:
