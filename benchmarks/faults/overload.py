@@ -1,4 +1,4 @@
-"""Ten times the load that the service bears: what it still answers, how it refuses the rest, how it recovers."""
+"""Ten times the load that the service bears: what it still answers, how it refuses the rest, and after."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from models.bundle import (
     golden_outputs,
     load_bundle,
 )
-from models.bundle_files import SUMS
+from models.bundle_files import SUMS, BundleFiles
 from models.config import VAEConfig
 from models.vae import VAE
 from tests.bundles import save_small_bundle
@@ -184,6 +184,23 @@ def test_damaged_sums_are_named_line_by_line(bundle: Path) -> None:
     faults = faults_of(bundle)
     assert "SHA256SUMS: line 8 is not '<sha256>  <name>': 'nonsense'" in faults
     assert "extra.bin: listed in SHA256SUMS but not part of the bundle" in faults
+
+
+@pytest.mark.parametrize("end", [b"", b"\x0b", b"\x1c", b"\r\n"])
+def test_sums_whose_last_line_ends_otherwise_are_damaged(bundle: Path, end: bytes) -> None:
+    sums = (bundle / SUMS).read_bytes()
+    (bundle / SUMS).write_bytes(sums.removesuffix(b"\n") + end)
+    assert "SHA256SUMS" in faults_of(bundle)
+
+
+def test_every_single_bit_flip_of_the_sums_is_a_fault(bundle: Path) -> None:
+    sums = (bundle / SUMS).read_bytes()
+    for bit in range(8 * len(sums)):
+        changed = bytearray(sums)
+        changed[bit // 8] ^= 1 << bit % 8
+        (bundle / SUMS).write_bytes(changed)
+        files = BundleFiles(bundle, REQUIRED, ())
+        assert files.faults, bit
 
 
 def test_an_unknown_key_and_a_future_version_in_the_config_are_named(bundle: Path) -> None:
