@@ -67,7 +67,7 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
         if _ORIENTED & image.info.keys():
             ImageOps.exif_transpose(image, in_place=True)
         return _pixels(image, keep_alpha)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # WebP allocates on opening, so Pillow looks before we can
         raise ImageTooLargeError(str(error)) from error

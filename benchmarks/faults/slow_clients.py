@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -36,9 +37,9 @@ def run(setup: Setup) -> list[Row]:
 
 def command_of(kind: str, port: int, seconds: int) -> list[str]:
     """Return the command that holds slow connections open for some seconds."""
-    url = f"http://127.0.0.1:{port}{PATHS[kind]}"
-    rate = str(CONNECTIONS)
-    return ["slowhttptest", *KINDS[kind], "-c", str(CONNECTIONS), "-r", rate, "-l", str(seconds), "-u", url]
+    url, count = f"http://127.0.0.1:{port}{PATHS[kind]}", str(CONNECTIONS)
+    slow = ["slowhttptest", *KINDS[kind], "-c", count, "-r", count, "-l", str(seconds), "-u", url]
+    return ["sh", "-c", f"while :; do {shlex.join(slow)} || exit; done"]  # as the service ends them
 
 
 def beside(setup: Setup, kind: str) -> Row:

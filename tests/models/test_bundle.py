@@ -23,6 +23,7 @@ from models.bundle_files import SUMS, BundleFiles
 from models.config import VAEConfig
 from models.vae import VAE
 from tests.bundles import save_small_bundle
+from tests.disks import full_after
 
 
 @pytest.fixture
@@ -71,6 +72,22 @@ def test_a_model_with_nan_weights_is_not_saved(tmp_path: Path, small_config: VAE
         save_small_bundle(tmp_path / "small", small_config, change=poison)
     assert str(caught.value).startswith(f"bundle {tmp_path / 'small'}: 4 fault(s)")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(
+    tmp_path: Path, small_config: VAEConfig
+) -> None:
+    with full_after(4096), pytest.raises(OSError, match=r"File too large: '.*model\.safetensors'"):
+        save_small_bundle(tmp_path / "small", small_config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_a_bundle_that_is_changed_as_it_was(bundle: Path) -> None:
+    before = load_bundle(bundle).digest
+    with full_after(512), pytest.raises(OSError, match="File too large"):
+        change_bundle(bundle, {METRICS: bytes(1024)})
+    assert load_bundle(bundle).digest == before
+    assert [entry.name for entry in bundle.parent.iterdir()] == ["small"]
 
 
 def test_figures_that_json_cannot_hold_are_not_saved(tmp_path: Path, small_config: VAEConfig) -> None:
