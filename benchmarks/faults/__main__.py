@@ -12,7 +12,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.faults import bombs, bundles, kill, overload, payloads, sigterm, slow_clients
+from benchmarks.faults import (
+    bombs,
+    bundles,
+    clock,
+    disconnects,
+    disk_full,
+    kill,
+    memory,
+    overload,
+    payloads,
+    sigterm,
+    slow_clients,
+)
 from benchmarks.faults.found import Row, Setup
 from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.serving.processes import BenchmarkError
@@ -26,6 +38,10 @@ FAULTS: Mapping[str, Callable[[Setup], list[Row]]] = {
     "bombs": bombs.run,
     "slow_clients": slow_clients.run,
     "overload": overload.run,
+    "disk_full": disk_full.run,
+    "disconnects": disconnects.run,
+    "clock": clock.run,
+    "memory": memory.run,
 }
 
 
