@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = []
     for name in options.names or FAULTS:
         facts = {
-            "command": shlex.join(["python", "-m", "benchmarks.faults", *arguments]),
+            "command": command_of(options, name),
             "machine": describe_machine(),
             "versions": describe_versions(),
             "commit": describe_commit(),
@@ -83,6 +83,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown := set(options.names) - FAULTS.keys():
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(FAULTS)}")
     return options
+
+
+def command_of(options: argparse.Namespace, name: str) -> str:
+    """Return the command that runs one fault as it was run."""
+    command = ["python", "-m", "benchmarks.faults", name]
+    if options.scale != 1.0:
+        command += ["--scale", f"{options.scale:g}"]
+    return shlex.join([*command, "--bundle", options.bundle])
 
 
 def keep(path: Path, name: str, found: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def run(setup: Setup) -> list[Row]:
     settings: Mapping[str, str] = {"VAE_THREADS": "1", "VAE_DEADLINE_SECONDS": f"{DEADLINE_SECONDS:g}"}
     faked = {
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_CACHE_DURATION": "1",  # seconds between two looks at the file
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }

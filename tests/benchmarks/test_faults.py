@@ -120,14 +120,16 @@ def test_rows_are_kept_beside_those_of_other_faults_and_a_broken_promise_is_told
     faults = {"one": lambda _: fault("one", True), "two": lambda _: fault("two", False), "three": cannot}
     monkeypatch.setattr(command, "FAULTS", faults)
     assert command.main(["one", "--out", str(out)]) == 0
-    assert command.main(["two", "--out", str(out)]) == 1
+    assert command.main(["two", "--scale", "0.5", "--out", str(out)]) == 1
     assert command.main(["three", "--out", str(out)]) == 1
     found = json.loads(out.read_text())
     assert list(found) == ["one", "two"]
     assert found["two"]["rows"] == [
         {"fault": "two", "times": 3, "settings": {}, "lost": 1, "promises": {"it holds": False}}
     ]
-    assert {"command", "machine", "versions", "commit"} <= found["one"].keys()
+    assert {"machine", "versions", "commit"} <= found["one"].keys()
+    assert found["one"]["command"] == "python -m benchmarks.faults one --bundle fashion-mnist"
+    assert "--scale 0.5" in found["two"]["command"]
     told = capsys.readouterr()
     assert "BROKEN  it holds" in told.out
     assert "error: three: slowhttptest is not installed" in told.err
