@@ -29,6 +29,8 @@ def run(setup: Setup) -> list[Row]:
         "FAKETIME_CACHE_DURATION": "1",  # seconds between two looks at the file
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # which would have threads that wait with a timeout spin
+        "FORCE_MONOTONIC_FIX": "0",
     }
     set_clock(clock, "+0")
     jumps = JUMPS * setup.times(ROUNDS)
