@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from app.protocol import MAX_HEAD_BYTES
+from app.server import Server
 from tests.app.test_routes import npy
 from tests.app.test_server import gate  # noqa: F401
 from tests.servers import Gate, Running, running
@@ -172,6 +174,27 @@ def test_a_request_that_crosses_the_stop_is_answered_and_told_that_it_is_the_las
             assert b"\r\nconnection: close\r\n" in answer.lower()
         server.thread.join(20)
         assert not server.thread.is_alive()
+
+
+def test_a_connection_that_waits_to_be_taken_at_the_stop_is_taken_and_answered(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping_now, connected_now, on_tick = threading.Event(), threading.Event(), Server.on_tick
+
+    async def held(server: Server, counter: int) -> bool:
+        if is_over := await on_tick(server, counter):
+            stopping_now.set()
+            connected_now.wait(30)  # in the event loop's thread, which takes no connection meanwhile
+        return is_over
+
+    monkeypatch.setattr(Server, "on_tick", held)
+    with running(bundle_folder) as server:
+        server.server.handle_exit(signal.SIGTERM, None)
+        assert stopping_now.wait(30)
+        with connected(server) as connection:
+            connection.sendall(ASKING)
+            connected_now.set()
+            assert b'{"status":"live"}' in rest(connection)
 
 
 def test_an_answer_that_had_begun_at_the_stop_is_not_the_last(
