@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.protocol import MAX_HEAD_BYTES
+from app.protocol import MAX_HEAD_BYTES, PromptProtocol
 from app.server import Server
 from tests.app.test_routes import npy
 from tests.app.test_server import gate  # noqa: F401
@@ -200,7 +200,7 @@ def test_a_connection_that_waits_to_be_taken_at_the_stop_is_taken_and_answered(
 def test_an_answer_that_had_begun_at_the_stop_is_not_the_last(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.protocol.LINGER_SECONDS", 1.0)
+    monkeypatch.setattr("app.protocol.LINGER_SECONDS", 3.0)
     with running(bundle_folder) as server, connected(server) as connection:
         query = b"/sample?n=20000&format=npy&model=colour"
         connection.sendall(ASKING.replace(b"/health/live", query))
@@ -215,6 +215,31 @@ def test_an_answer_that_had_begun_at_the_stop_is_not_the_last(
             left -= len(part)
         connection.sendall(ASKING)
         assert b'{"status":"live"}' in rest(connection)
+
+
+def test_an_answer_that_takes_longer_than_the_moment_is_waited_for(
+    bundle_folder: Path,
+    gate: Gate,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lingered, leave = threading.Event(), PromptProtocol._leave
+
+    def noted(protocol: PromptProtocol) -> None:
+        leave(protocol)
+        lingered.set()
+
+    monkeypatch.setattr(PromptProtocol, "_leave", noted)
+    monkeypatch.setattr("app.protocol.LINGER_SECONDS", 3.0)
+    body = npy(np.zeros((1, 8, 8), np.uint8))
+    with running(bundle_folder) as server, connected(server) as connection:
+        connection.sendall(ASKING)
+        whole_answer(connection)
+        stopping(server)
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert gate.entered.acquire(timeout=30)
+        assert lingered.wait(30)
+        gate.opened.set()
+        assert rest(connection).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_connection_on_which_nothing_comes_is_closed_a_moment_after_the_stop(bundle_folder: Path) -> None:
