@@ -100,6 +100,7 @@ async def test_problems_and_departures_are_answered_the_same_on_both_ways(client
     assert (expected.status_code, expected.json()) == (again.status_code, again.json())
     assert expected.status_code == 422
     assert (await client.post("/double", content="gone")).status_code == 499
+    assert Counted.count == 2
 
 
 async def test_memory_that_ends_is_a_problem_on_both_ways(client: httpx.AsyncClient) -> None:
