@@ -246,6 +246,8 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
 
 def test_what_is_no_file_is_written_to_in_place(capsys: pytest.CaptureFixture[str]) -> None:
     images_in(Path("in"))
+    assert command.main(["compress", "in", "--to", "/dev/null"]) == 0
+    assert Path("/dev/null").is_char_device()
     assert "No space left" in fails(capsys, "compress", "in", "--to", "/dev/full")
     assert Path("/dev/full").is_char_device()
 
