@@ -35,6 +35,9 @@ bench: .venv/dev ## measure the start, serving against its peers and a bare torc
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.serving
 
+faults: .venv/dev ## break things around the real service and hold it to its promises (needs wrk, slowhttptest, faketime)
+	$(BIN)/python -m benchmarks.faults $(FAULTS)
+
 peers: ## install the servers that the serving benchmark compares with, in an environment of their own
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q -r benchmarks/serving/peers/requirements.txt
@@ -62,4 +65,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]' -e ./client
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench peers fuzz lock
+.PHONY: help serve test test-torch check format data train bench faults peers fuzz lock

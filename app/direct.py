@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import errors
-from app.errors import Problem
+from app.errors import Kind, Problem
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads this answer; it is what the metrics count
 Endpoint = Callable[..., Awaitable[Response]]
@@ -33,12 +33,21 @@ class Call(NamedTuple):
 
 
 def noted(endpoint: Endpoint) -> Endpoint:
-    """Return an endpoint that leaves its call in the scope of a request that it answers."""
+    """Return an endpoint that leaves its call in the scope of a request that it answers.
+
+    Where the memory ends that the request would take, that is a problem as any other.
+    """
+
+    async def answer(request: Request, **parameters: Any) -> Response:
+        try:
+            return await endpoint(request, **parameters)
+        except MemoryError as error:
+            raise Problem(Kind.OVERLOADED, "the host has no memory for this request now") from error
 
     @wraps(endpoint)
     async def noting(request: Request, **parameters: Any) -> Response:
-        response = await endpoint(request, **parameters)
-        request.scope[_CALL] = Call(endpoint, parameters, request.scope.get("route"))
+        response = await answer(request, **parameters)
+        request.scope[_CALL] = Call(answer, parameters, request.scope.get("route"))
         return response
 
     return noting

@@ -1,7 +1,8 @@
 """HTTP connections that are not waited for without end: of slow clients, and of those that do not read.
 
 uvicorn bounds the time between requests alone. Here the head of a request, its body and the reading of its
-answer have a time each, and heads a size.
+answer have a time each, and heads a size. When the server stops, a connection is closed after an answer that
+says so, or once nothing has come for a moment: a request that crosses the closing would be lost.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 Stage = Literal["idle", "head", "body"]
 MAX_HEAD_BYTES = 64 << 10  # of a request's line and headers
+LINGER_SECONDS = 1.0  # for a last request, when the server stops
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 _TOO_SLOW = b"408 Request Timeout"
 _LAST_HEADERS = b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -41,6 +43,7 @@ class PromptProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._is_leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request."""
@@ -73,11 +76,42 @@ class PromptProtocol(HttpToolsProtocol):
         """Note that the head is there."""
         super().on_headers_complete()
         self._stage = "body"
+        if self._is_leaving:
+            self._make_last()
 
     def on_message_complete(self) -> None:
         """Note that the request is there."""
         super().on_message_complete()
         self._stage, self._head_bytes = "idle", 0
+
+    def on_response_complete(self) -> None:
+        """Note that the answer is sent."""
+        super().on_response_complete()
+        if self._is_leaving and not self._is_answering:
+            self._linger()
+
+    def shutdown(self) -> None:
+        """Close the connection after its last answer, which says so; after a moment where none is due."""
+        self._is_leaving = True
+        if self._is_answering:
+            self._make_last()
+        else:
+            self._linger()
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _make_last(self) -> None:
+        if not self.cycle.response_started:  # else its head has promised that the connection is kept
+            self.cycle.keep_alive = False
+
+    def _linger(self) -> None:
+        self.loop.call_later(LINGER_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        if not self._is_answering:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """Wait for the client to read."""

@@ -8,8 +8,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -143,6 +143,21 @@ class Server(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take the connections that wait to be taken, which closing the port would reset; then stop."""
+        listening = [each for server in self.servers for each in server.sockets]
+        copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
+        for ours in (*self.servers, *(sockets or ())):
+            ours.close()
+        taken = [connection for copy in copies for connection in _taken_last(copy)]
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        state, app_state = self.server_state, self.lifespan.state
+        make = partial(protocol, config=self.config, server_state=state, app_state=app_state)
+        loop = asyncio.get_running_loop()
+        for connection in taken:
+            await loop.connect_accepted_socket(make, connection)
+        await super().shutdown(sockets)
+
     def exit_status(self) -> int:
         """Return the process's exit status after `run`."""
         return 1 if self._service.load_fault is not None else 0
@@ -160,6 +175,14 @@ def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
         logging.shutdown()
         os._exit(server.exit_status())
     return server.exit_status()
+
+
+def _taken_last(listener: socket.socket) -> list[socket.socket]:
+    taken = []
+    with listener, suppress(BlockingIOError):
+        while True:
+            taken.append(listener.accept()[0])
+    return taken
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _compress(options: argparse.Namespace, each: Each) -> None:
         with tqdm(found, desc="read", unit="image") as bar:
             pictures = [_read_picture(path) for _, path in bar]
         data = archive.pack(pictures, [name for name, _ in found], model, manner, each)
-    options.to.write_bytes(data)
+    _write(options.to, data)
     print(f"{options.to}: {len(data)} bytes")
 
 
@@ -79,12 +80,13 @@ def _write_images(path: Path, images: np.ndarray) -> None:
     """Write images (N,C,H,W) as one array, one PNG file, or a folder of numbered PNG files."""
     pictures = images.transpose(0, 2, 3, 1)
     if path.suffix == ".npy":
-        with path.open("wb") as file:
-            np.save(file, images, allow_pickle=False)
+        buffer = BytesIO()
+        np.save(buffer, images, allow_pickle=False)
+        _write(path, buffer.getvalue())
     elif path.suffix == ".png":
         if len(images) != 1:
             raise PayloadError(f"{len(images)} images; {path} can be one, or name a folder or a .npy file")
-        path.write_bytes(encode_png(pictures[0]))
+        _write(path, encode_png(pictures[0]))
     else:
         for number, picture in enumerate(pictures):
             _write_new(path / f"{number:06d}.png", picture)
@@ -92,8 +94,28 @@ def _write_images(path: Path, images: np.ndarray) -> None:
 
 def _write_new(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:  # nothing is overwritten
-        file.write(encode_png(picture))
+    path.touch(exist_ok=False)  # nothing is overwritten
+    try:
+        _write(path, encode_png(picture))
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: where the disk is full, what was there before is there still."""
+    if path.exists() and not path.is_file():  # such as /dev/stdout
+        path.write_bytes(data)
+        return
+    place = path.resolve()
+    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+        draft.replace(place)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # writing itself names no file
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _info(options: argparse.Namespace, each: Each) -> None:

@@ -208,7 +208,10 @@ def change_bundle(path: Path, files: Mapping[str, bytes]) -> None:
     load_bundle(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as workplace:
         changed, old = Path(workplace, "changed"), Path(workplace, "old")
-        shutil.copytree(path, changed)
+        try:
+            shutil.copytree(path, changed)
+        except shutil.Error as error:  # which lists every file
+            raise OSError(f"{path} cannot be copied: {error.args[0][0][-1]}") from error
         for name, data in files.items():
             _write_durably(changed / name, data)
         _write_durably(changed / SUMS, _sums({n: (changed / n).read_bytes() for n in _parts_in(changed)}))
@@ -302,7 +305,10 @@ def _json(content: object) -> bytes:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # writing itself names no file

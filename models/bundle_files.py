@@ -53,9 +53,11 @@ class BundleFiles:
 
     def _parse_sums(self) -> dict[str, str]:
         listed = {}
-        for number, line in enumerate(self._content[SUMS].decode("utf-8", "replace").splitlines(), start=1):
+        content = self._content[SUMS].decode("utf-8", "replace")
+        for number, ended in enumerate(content.splitlines(keepends=True), start=1):
+            line = ended.removesuffix("\n")
             digest, separator, name = line.partition("  ")
-            if separator and len(digest) == 64:
+            if separator and len(digest) == 64 and line != ended:  # or else it is damaged, or cut off
                 listed[name] = digest
             else:
                 self.faults.append(f"{SUMS}: line {number} is not '<sha256>  <name>': {line[:80]!r}")

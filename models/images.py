@@ -38,7 +38,14 @@ class ImageError(ValueError):
 
 
 class ImageTooLargeError(ImageError):
-    """An encoded image whose header declares more pixels than allowed."""
+    """An encoded image whose header declares more pixels than allowed.
+
+    `size` is the height and width that it declares, where they are known.
+    """
+
+    def __init__(self, message: str, size: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Picture:
@@ -60,7 +67,7 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
         if _ORIENTED & image.info.keys():
             ImageOps.exif_transpose(image, in_place=True)
         return _pixels(image, keep_alpha)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # WebP allocates on opening, so Pillow looks before we can
         raise ImageTooLargeError(str(error)) from error
@@ -137,9 +144,10 @@ def contact_sheet(
 
 
 def _check_header(image: ImageFile, max_pixels: int) -> None:
-    pixels = image.width * image.height
+    pixels, size = image.width * image.height, (image.height, image.width)
     if pixels > max_pixels:
-        raise ImageTooLargeError(f"{image.width}×{image.height} = {pixels} pixels; the limit is {max_pixels}")
+        message = f"{image.width}×{image.height} = {pixels} pixels; the limit is {max_pixels}"
+        raise ImageTooLargeError(message, size)
     if (side := max(image.width, image.height)) > MAX_SIDE:
         raise ImageTooLargeError(f"{image.width}×{image.height}: a side of {side}; the limit is {MAX_SIDE}")
     frames = getattr(image, "n_frames", 1)

@@ -134,11 +134,16 @@ def _report(record: Record, writer: SummaryWriter) -> None:
 
 def _save(state: dict[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())  # or the rename may reach the disk before the content
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # or the rename may reach the disk before the content
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # writing itself names no file
+    finally:
+        temporary.unlink(missing_ok=True)  # which may be what has filled the disk
 
 
 @contextmanager

@@ -171,9 +171,11 @@ def _decompress_signature(_: Bundle) -> Signature:
 
 
 def _images(inputs: Mapping[str, Value], fitted: Fitted, bundle: Bundle, limits: Limits) -> np.ndarray:
-    given = inputs["images"]
-    images = decoded_images(given, limits) if isinstance(given, list) else checked_images(given, limits)
-    return conform(images, bundle.config.input.shape, fitted.fit)
+    given, shape = inputs["images"], bundle.config.input.shape
+    if isinstance(given, list):
+        only = shape[1:] if fitted.fit is None else None
+        return conform(decoded_images(given, limits, only=only), shape, fitted.fit)
+    return conform(checked_images(given, limits), shape, fitted.fit)
 
 
 def _pictures(inputs: Mapping[str, Value], _: Compressed, bundle: Bundle, limits: Limits) -> np.ndarray:

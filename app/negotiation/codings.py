@@ -6,6 +6,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 
 from starlette.requests import Request
 
@@ -38,27 +39,32 @@ async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[in
     Raises Problem for a damaged body, and for more than `max_bytes` in it.
     """
     inflating = zlib.decompressobj(_WINDOW_BITS[coding])
-    rest, whole = body, bytearray()
+    rest, whole = body, BytesIO()  # which gives its bytes away without a copy
+
+    def inflate(piece_bytes: int) -> int:
+        nonlocal rest
+        size = whole.write(inflating.decompress(rest, piece_bytes))
+        rest = inflating.unconsumed_tail
+        return size
+
     while not inflating.eof:
         try:
-            if not whole and len(body) <= _QUICK_BYTES:
-                piece = inflating.decompress(rest, _QUICK_PIECE_BYTES)
-            else:
-                piece = await asyncio.to_thread(inflating.decompress, rest, _PIECE_BYTES)
+            if not whole.tell() and len(body) <= _QUICK_BYTES:
+                size = inflate(_QUICK_PIECE_BYTES)
+            else:  # which returns no bytes: they would be held as long as the thread's future is
+                size = await asyncio.to_thread(inflate, _PIECE_BYTES)
         except zlib.error as error:
             raise Problem(Kind.MALFORMED, f"the body is not {coding}: {error}") from error
-        rest = inflating.unconsumed_tail
-        if not piece and not rest and not inflating.eof:
+        if not size and not rest and not inflating.eof:
             raise Problem(Kind.MALFORMED, f"the body is not {coding}: it ends early", value=len(body))
-        admit(len(piece))
-        whole += piece
-        if len(whole) > max_bytes:
-            detail = f"the body inflates to {len(whole)} bytes or more; the limit is {max_bytes}"
-            raise Problem(Kind.TOO_LARGE, detail, value=len(whole), limit=max_bytes)
+        admit(size)
+        if (made := whole.tell()) > max_bytes:
+            detail = f"the body inflates to {made} bytes or more; the limit is {max_bytes}"
+            raise Problem(Kind.TOO_LARGE, detail, value=made, limit=max_bytes)
     if inflating.unused_data:
         detail = f"{len(inflating.unused_data)} bytes after the end of the {coding} body"
         raise Problem(Kind.MALFORMED, detail, value=len(inflating.unused_data))
-    return bytes(whole)
+    return whole.getvalue()
 
 
 def accepted_coding(request: Request, insisted: bool = False) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from app.negotiation import media
 from app.negotiation.arrays import read_npy, read_safetensors
 from models.images import Fit, ImageError, ImageTooLargeError, convert_channels, decode_image, fit_image
 
+Size = tuple[int, int]  # height, width
 Images = np.ndarray | Sequence[np.ndarray]  # uint8 (N, H, W, C), or N of (H, W, C) whose sizes may differ
 
 # As Python objects they take up to a hundred bytes each, however few they come in.
 MAX_JSON_VALUES = 1 << 22
+COUNTED_BYTES = 1 << 20  # at a time: a bomb shows at its beginning
 
 _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
@@ -56,34 +60,41 @@ async def read_body(request: Request, max_bytes: int, admit: Callable[[int], Non
     if declared_bytes > max_bytes:
         detail = f"the body has {echo(declared_bytes)} bytes; the limit is {max_bytes}"
         raise Problem(Kind.TOO_LARGE, detail, value=declared_bytes, limit=max_bytes)
-    body = bytearray()
+    body = BytesIO()  # which gives its bytes away without a copy
     async for part in request.stream():
         admit(len(part))
-        body += part
-        if len(body) > max_bytes:
-            detail = f"the body has {len(body)} bytes or more; the limit is {max_bytes}"
-            raise Problem(Kind.TOO_LARGE, detail, value=len(body), limit=max_bytes)
-    if not body:
+        body.write(part)
+        if (size := body.tell()) > max_bytes:
+            detail = f"the body has {size} bytes or more; the limit is {max_bytes}"
+            raise Problem(Kind.TOO_LARGE, detail, value=size, limit=max_bytes)
+    if not body.tell():
         raise Problem(Kind.MALFORMED, "the body is empty", value=0)
-    return bytes(body)
+    return body.getvalue()
 
 
-def parse_images(body: bytes, content_type: str | None, limits: Limits, keep_alpha: bool = False) -> Images:
+def parse_images(
+    body: bytes,
+    content_type: str | None,
+    limits: Limits,
+    keep_alpha: bool = False,
+    only: Size | None = None,
+) -> Images:
     """Parse a body into uint8 images of 1 or 3 channels, or of 4 where alpha is kept.
 
     npy and safetensors give one array (a view of the body where possible); encoded images give a list, as
     their sizes may differ. Raises 400 for a body that is not what its type says, 413 beyond a limit, 415 for
-    other types, 422 for wrong content.
+    other types, 422 for wrong content; with `only`, that too for an encoded image of more pixels than this
+    size has, before they are decoded.
     """
     match media.media_type_of(content_type, media.IMAGES_IN):
         case media.JSON:
-            return _images_of_json(body, limits, keep_alpha)
+            return _images_of_json(body, limits, keep_alpha, only)
         case media.NPY:
             return checked_images(read_npy(body, _UINT8), limits, keep_alpha)
         case media.SAFETENSORS:
             return checked_images(read_safetensors(body, "images", _UINT8), limits, keep_alpha)
         case _:
-            return [_decode(body, limits, keep_alpha, Kind.MALFORMED, "the body")]
+            return [_decode(body, limits, keep_alpha, only, Kind.MALFORMED, "the body", 0)]
 
 
 def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
@@ -154,13 +165,18 @@ def checked_images(images: np.ndarray, limits: Limits, keep_alpha: bool = False)
     return images
 
 
-def decoded_images(files: Sequence[bytes], limits: Limits, keep_alpha: bool = False) -> list[np.ndarray]:
-    """Decode PNG, JPEG and WebP files; raises 422 for another one, 413 for too many or too large ones."""
+def decoded_images(
+    files: Sequence[bytes], limits: Limits, keep_alpha: bool = False, only: Size | None = None
+) -> list[np.ndarray]:
+    """Decode PNG, JPEG and WebP files; raises 422 for another one, 413 for too many or too large ones.
+
+    `only` is as for parse_images.
+    """
     _check_count(len(files), "images", limits.images)
     images: list[np.ndarray] = []
     decoded_bytes = 0
     for index, file in enumerate(files):
-        image = _decode(file, limits, keep_alpha, Kind.INVALID, f"images[{index}]")
+        image = _decode(file, limits, keep_alpha, only, Kind.INVALID, f"images[{index}]", index)
         decoded_bytes += image.nbytes
         if decoded_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
             detail = (
@@ -189,11 +205,12 @@ def checked_latents(latents: np.ndarray, latent_dim: int, limits: Limits) -> np.
 def json_of(body: bytes | memoryview) -> Any:
     """Parse JSON; raises 400 for what is none, 413 for more values than may be held at once."""
     if len(body) > MAX_JSON_VALUES:  # as there is a byte to each at least
-        text = bytes(body)
-        values = sum(map(text.count, (b",", b"[", b"{")))
-        if values > MAX_JSON_VALUES:
-            detail = f"the JSON has {values} values or so; the limit is {MAX_JSON_VALUES}"
-            raise Problem(Kind.TOO_LARGE, detail, value=values, limit=MAX_JSON_VALUES)
+        text, values = bytes(body), 0
+        for start in range(0, len(text), COUNTED_BYTES):
+            values += sum(text.count(mark, start, start + COUNTED_BYTES) for mark in (b",", b"[", b"{"))
+            if values > MAX_JSON_VALUES:
+                detail = f"the JSON has {values} values or more; the limit is {MAX_JSON_VALUES}"
+                raise Problem(Kind.TOO_LARGE, detail, value=values, limit=MAX_JSON_VALUES)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -208,10 +225,10 @@ def _content_length(request: Request) -> int:
     return int(declared)
 
 
-def _images_of_json(body: bytes, limits: Limits, keep_alpha: bool) -> list[np.ndarray]:
+def _images_of_json(body: bytes, limits: Limits, keep_alpha: bool, only: Size | None) -> list[np.ndarray]:
     encoded = _list_of_json(body, "images", limits)
     files = [_base64(text, f"images[{index}]", "an encoded image") for index, text in enumerate(encoded)]
-    return decoded_images(files, limits, keep_alpha)
+    return decoded_images(files, limits, keep_alpha, only)
 
 
 def _base64(text: object, name: str, expected: str) -> bytes:
@@ -226,25 +243,33 @@ def _base64(text: object, name: str, expected: str) -> bytes:
         raise Problem(Kind.INVALID, f"{name} is not base64: {error}", value=text) from error
 
 
-def _decode(data: bytes, limits: Limits, keep_alpha: bool, kind: Kind, name: str) -> np.ndarray:
+def _decode(
+    data: bytes, limits: Limits, keep_alpha: bool, only: Size | None, kind: Kind, name: str, index: int
+) -> np.ndarray:
+    pixels = limits.pixels if only is None else min(limits.pixels, math.prod(only))
     try:
-        return decode_image(data, limits.pixels, keep_alpha)
+        return decode_image(data, pixels, keep_alpha)
     except ImageTooLargeError as error:
+        if only is not None and error.size is not None and math.prod(error.size) <= limits.pixels:
+            raise _another_size(index, error.size, only) from error
         raise Problem(Kind.TOO_LARGE, f"{name}: {error}", limit=limits.pixels) from error
     except ImageError as error:
         raise Problem(kind, f"{name}: {error}") from error
 
 
 def _conform_one(index: int, image: np.ndarray, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
-    channels, *size = shape
-    actual = list(image.shape[:2])  # height, width
+    actual, size = image.shape[:2], shape[1:]
     if actual == size:
-        return convert_channels(image, channels)
+        return convert_channels(image, shape[0])
     if fit is None:
-        sizes = f"{actual[0]}×{actual[1]}; the model takes {size[0]}×{size[1]} (height × width)"
-        detail = f"images[{index}] is {sizes} unless fit=resize, crop or pad is given"
-        raise Problem(Kind.INVALID, detail, value=actual, limit=size)
+        raise _another_size(index, (actual[0], actual[1]), size)
     return fit_image(image, shape, fit)
+
+
+def _another_size(index: int, actual: Size, size: Size) -> Problem:
+    sizes = f"{actual[0]}×{actual[1]}; the model takes {size[0]}×{size[1]} (height × width)"
+    detail = f"images[{index}] is {sizes} unless fit=resize, crop or pad is given"
+    return Problem(Kind.INVALID, detail, value=list(actual), limit=list(size))
 
 
 def _latents_of_json(body: bytes, latent_dim: int, limits: Limits) -> np.ndarray:

@@ -112,9 +112,11 @@ def check_sheet(count: int, chosen: Format) -> None:
 
 async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Work:
     """Read a request's images in the shape of a bundle's model, uint8 (N, H, W, C)."""
+    shape = bundle.config.input.shape
+    only = shape[1:] if fit is None else None
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
-        return conform(parse_images(body, content_type, limits), bundle.config.input.shape, fit)
+        return conform(parse_images(body, content_type, limits, only=only), shape, fit)
 
     service_of(request).batcher.check_room()
     rows, deadline = await read(request, parse)

@@ -38,6 +38,8 @@ async def double(request: Request, n: int = 1, add: float = 0.0) -> Response:
     body = (await request.body()).decode()
     if body == "gone":
         raise ClientDisconnect
+    if body == "large":
+        raise MemoryError
     if body == "wrong":
         raise Problem(Kind.INVALID, "the body is wrong", value=body)
     return Response(f"{2 * n + add:g} {body}", headers={"X-Route": request.scope["route"].path})
@@ -98,6 +100,16 @@ async def test_problems_and_departures_are_answered_the_same_on_both_ways(client
     assert (expected.status_code, expected.json()) == (again.status_code, again.json())
     assert expected.status_code == 422
     assert (await client.post("/double", content="gone")).status_code == 499
+    assert Counted.count == 2
+
+
+async def test_memory_that_ends_is_a_problem_on_both_ways(client: httpx.AsyncClient) -> None:
+    expected = await client.post("/double", content="large")
+    assert (await client.post("/double", content="right")).status_code == 200  # which is remembered
+    again = await client.post("/double", content="large")
+    assert (expected.status_code, expected.json()) == (again.status_code, again.json())
+    assert (expected.status_code, expected.headers["Retry-After"]) == (429, "1")
+    assert expected.json()["detail"] == "the host has no memory for this request now"
     assert Counted.count == 2
 
 

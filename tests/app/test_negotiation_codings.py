@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import tracemalloc
 import zlib
 
 import pytest
@@ -40,6 +41,20 @@ def test_every_piece_is_told_of(coding: str) -> None:
     assert whole == body
     assert sum(told) == len(body)
     assert max(told) <= 1 << 20
+
+
+def test_a_body_is_held_once_while_it_is_inflated() -> None:
+    body = gzip.compress(bytes(LIMIT))
+
+    async def peak_bytes() -> int:
+        tracemalloc.start()
+        try:
+            await inflated(body, "gzip", LIMIT, lambda _: None)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(peak_bytes()) < 1.75 * LIMIT
 
 
 def test_what_inflates_beyond_the_limit_is_refused_a_piece_after_it() -> None:

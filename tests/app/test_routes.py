@@ -521,6 +521,24 @@ def test_a_decompression_bomb_is_refused_by_its_pixel_count(client: httpx.Client
     problem(response, 413, "too-large", "25000000", str(1 << 24))
 
 
+def test_an_image_of_another_size_is_refused_before_its_pixels_are_decoded(client: httpx.Client) -> None:
+    whole = encode_png(np.zeros((4096, 4096, 1), np.uint8))
+    cut = whole[:200] + b"IEND\xaeB`\x82"  # decoding it would find the damage
+    text = base64.b64encode(cut).decode()
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [text]}
+    png, json = {"Content-Type": "image/png"}, {"Content-Type": "application/json"}
+    for path, body, headers in (
+        ("/encode", cut, png),
+        ("/score", orjson.dumps({"images": [text]}), json),
+        ("/v2/models/encode/infer", orjson.dumps({"inputs": [tensor]}), json),
+    ):
+        response = client.post(path, content=body, headers=headers)
+        assert response.status_code == 422
+        assert "images[0] is 4096×4096; the model takes 8×8 (height × width)" in response.text
+    fitted = client.post("/encode?fit=resize", content=cut, headers=png)
+    problem(fitted, 400, "malformed", "damaged PNG")
+
+
 def test_a_missing_route_and_a_wrong_method_are_problems(client: httpx.Client) -> None:
     problem(client.get("/nowhere"), 404, "not-found", "/nowhere")
     wrong = client.get("/encode")

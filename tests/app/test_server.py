@@ -2,11 +2,13 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import pytest
 from app.__main__ import main
 from app.engine import CpuEngine
 from app.server import Server
+from models.images import encode_png
 from tests.app.test_routes import NPY, npy, problem
 from tests.servers import Gate, Running, loading_held, running
 
@@ -260,6 +263,46 @@ def test_sigterm_exits_zero_once_ready(bundle_folder: Path) -> None:
     assert "grey on cpu" in until(process, "ready in")
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_request_that_the_host_has_no_memory_for_is_429_and_the_service_goes_on(
+    bundle_folder: Path,
+) -> None:
+    process = serve(models=str(bundle_folder / "grey"), VAE_THREADS="1", VAE_MAX_PIXELS=str(1 << 26))
+    url = re.search(r"http://[\d.:]+", until(process, "Uvicorn running"))[0]  # type: ignore[index]
+    until(process, "ready in")
+    small, large = (encode_png(np.zeros((side, side, 1), np.uint8)) for side in (100, 8000))
+
+    def ask(png: bytes) -> httpx.Response:
+        headers = {"Content-Type": "image/png"}
+        return httpx.post(f"{url}/encode?fit=resize", content=png, headers=headers, timeout=60)
+
+    assert [ask(large).status_code, ask(small).status_code] == [200, 200]  # whose threads are there now
+    used = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (used + (16 << 20), used + (16 << 20)))
+    response = ask(large)
+    problem(response, 429, "overloaded", "the host has no memory for this request now")
+    assert int(response.headers["retry-after"]) >= 1
+    assert ask(small).status_code == 200
+    assert httpx.get(f"{url}/health/ready").status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+
+
+def test_neither_a_deadline_nor_a_wait_heeds_the_clock_on_the_wall(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_time, hours = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: true_time() + 3600 * hours[-1])
+    with running(bundle_folder, deadline_seconds=30) as server, posted(server) as answers:
+        gate.entered.acquire()
+        for jump in (48.0, -48.0):
+            hours.append(jump)
+            assert server.client.get("/health/ready").status_code == 200
+        assert not answers
+        gate.opened.set()
+    assert answers[0].status_code == 200
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from codec.archive import pack
 from codec.encoding import Manner, compress
 from codec.model import FILE, CodecModel, save_codec
 from tests.codecs import SHAPES, pictures
+from tests.disks import full_after
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +223,33 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("in/0.png").read_bytes()
     assert "File exists" in fails(capsys, "decompress", "packed", "--to", "in")
     assert Path("in/0.png").read_bytes() == before
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_there(
+    capsys: pytest.CaptureFixture[str], grey: CodecModel
+) -> None:
+    images_in(Path("in"))
+    command.main(["compress", "in", "--to", "packed"])
+    Path("one").write_bytes(compress(pictures(SHAPES["grey"], 1), grey))
+    for name in ("old.npy", "old.png"):
+        Path(name).touch()
+    before = Path("packed").read_bytes()
+    there = sorted(Path().rglob("*"))
+    with full_after(16):
+        assert "File too large: 'packed'" in fails(capsys, "compress", "in", "--to", "packed")
+        assert "File too large: 'old.npy'" in fails(capsys, "decompress", "one", "--to", "old.npy")
+        assert "File too large: 'old.png'" in fails(capsys, "decompress", "one", "--to", "old.png")
+        assert "File too large: 'out/0.png'" in fails(capsys, "decompress", "packed", "--to", "out")
+    assert Path("packed").read_bytes() == before
+    assert sorted(Path().rglob("*")) == sorted([*there, Path("out")])
+
+
+def test_what_is_no_file_is_written_to_in_place(capsys: pytest.CaptureFixture[str]) -> None:
+    images_in(Path("in"))
+    assert command.main(["compress", "in", "--to", "/dev/null"]) == 0
+    assert Path("/dev/null").is_char_device()
+    assert "No space left" in fails(capsys, "compress", "in", "--to", "/dev/full")
+    assert Path("/dev/full").is_char_device()
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "many"])

@@ -19,10 +19,11 @@ from models.bundle import (
     golden_outputs,
     load_bundle,
 )
-from models.bundle_files import SUMS
+from models.bundle_files import SUMS, BundleFiles
 from models.config import VAEConfig
 from models.vae import VAE
 from tests.bundles import save_small_bundle
+from tests.disks import full_after
 
 
 @pytest.fixture
@@ -71,6 +72,23 @@ def test_a_model_with_nan_weights_is_not_saved(tmp_path: Path, small_config: VAE
         save_small_bundle(tmp_path / "small", small_config, change=poison)
     assert str(caught.value).startswith(f"bundle {tmp_path / 'small'}: 4 fault(s)")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_nothing(
+    tmp_path: Path, small_config: VAEConfig
+) -> None:
+    with full_after(4096), pytest.raises(OSError, match=r"File too large: '.*model\.safetensors'"):
+        save_small_bundle(tmp_path / "small", small_config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_a_bundle_that_is_changed_as_it_was(bundle: Path) -> None:
+    before = load_bundle(bundle).digest
+    message = r"^[^']*small cannot be copied: \[Errno 27\] File too large: '[^']*'( -> '[^']*')?$"
+    with full_after(512), pytest.raises(OSError, match=message):
+        change_bundle(bundle, {METRICS: bytes(1024)})
+    assert load_bundle(bundle).digest == before
+    assert [entry.name for entry in bundle.parent.iterdir()] == ["small"]
 
 
 def test_figures_that_json_cannot_hold_are_not_saved(tmp_path: Path, small_config: VAEConfig) -> None:
@@ -184,6 +202,23 @@ def test_damaged_sums_are_named_line_by_line(bundle: Path) -> None:
     faults = faults_of(bundle)
     assert "SHA256SUMS: line 8 is not '<sha256>  <name>': 'nonsense'" in faults
     assert "extra.bin: listed in SHA256SUMS but not part of the bundle" in faults
+
+
+@pytest.mark.parametrize("end", [b"", b"\x0b", b"\x1c", b"\r\n"])
+def test_sums_whose_last_line_ends_otherwise_are_damaged(bundle: Path, end: bytes) -> None:
+    sums = (bundle / SUMS).read_bytes()
+    (bundle / SUMS).write_bytes(sums.removesuffix(b"\n") + end)
+    assert "SHA256SUMS" in faults_of(bundle)
+
+
+def test_every_single_bit_flip_of_the_sums_is_a_fault(bundle: Path) -> None:
+    sums = (bundle / SUMS).read_bytes()
+    for bit in range(8 * len(sums)):
+        changed = bytearray(sums)
+        changed[bit // 8] ^= 1 << bit % 8
+        (bundle / SUMS).write_bytes(changed)
+        files = BundleFiles(bundle, REQUIRED, ())
+        assert files.faults, bit
 
 
 def test_an_unknown_key_and_a_future_version_in_the_config_are_named(bundle: Path) -> None:

@@ -401,3 +401,14 @@ def test_an_orientation_is_found_wherever_a_png_has_it(is_before: bool) -> None:
     turned = decode_image(plain[:place] + chunk + plain[place:], 100)
     assert decode_image(plain, 100).shape == (3, 4, 1)
     assert turned.shape == (4, 3, 1)
+
+
+def test_an_image_that_there_is_no_memory_for_is_not_said_to_be_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(image: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", no_memory)
+    with pytest.raises(MemoryError):
+        decode_image(encode_png(np.zeros((2, 2, 1), np.uint8)), 4)

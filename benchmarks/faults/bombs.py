@@ -1,0 +1,186 @@
+"""Bombs: small bodies that stand for huge ones, refused before they are unfolded."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.faults.found import Row, Setup
+from benchmarks.faults.service import Service, forget_most, ready_service, status_bytes
+from codec.chunk import verified
+from codec.model import FILE
+from codec.payload import MAGIC, VERSION
+from models.bundle import bundle_path
+
+SECONDS, EXTRA_BYTES = 0.1, 50 << 20
+REPEATS = 5
+NPY, PAYLOAD, JSON = "application/x-npy", "application/vnd.vaeserve.payload", "application/json"
+BODY_BYTES = 32 << 20  # the service's limit
+
+
+@dataclass(frozen=True)
+class Bomb:
+    """A request that is to be refused."""
+
+    name: str
+    path: str
+    content_type: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def bombs(prefix: bytes) -> Iterator[Bomb]:
+    """Yield every bomb; payloads name the codec of a digest's first bytes."""
+    for name, width, height in (("huge", 60_000, 60_000), ("a long line", 1_000_000, 16)):
+        yield Bomb(f"PNG, {name}", "/encode", "image/png", declared_png(width, height))
+        yield Bomb(
+            f"PNG, {name}, to be resized", "/encode?fit=resize", "image/png", declared_png(width, height)
+        )
+    yield Bomb("PNG of the most pixels that are allowed", "/encode", "image/png", plain_png(4096, 4096))
+    yield Bomb("PNG whose text inflates", "/encode", "image/png", png_with_text(64 << 20))
+    yield Bomb("JPEG, huge", "/encode", "image/jpeg", declared_jpeg(65_000, 65_000))
+    yield Bomb("WebP, huge", "/encode", "image/webp", declared_webp(16_000, 16_000))
+    yield Bomb("animated PNG of many frames", "/encode", "image/png", animation("PNG", 500))
+    yield Bomb("animated WebP of many frames", "/encode", "image/webp", animation("WEBP", 500))
+    many = [base64.b64encode(plain_png(4096, 4096)).decode()] * 50
+    yield Bomb("JSON of many large PNGs", "/encode", JSON, json.dumps({"images": many}).encode())
+    for coding, content_type, content in (
+        ("zeros", NPY, bytes(1 << 30)),
+        ("commas", JSON, b'{"images": [' + b"1," * (BODY_BYTES // 2 - 8) + b"1]}"),
+        ("brackets", JSON, b'{"images": ' + b"[" * (BODY_BYTES - 100)),
+    ):
+        coded = gzip.compress(content, 9, mtime=0)
+        headers = {"Content-Encoding": "gzip"}
+        yield Bomb(f"gzip of {coding}", "/encode", content_type, coded, headers)
+    for shape in ("(1000000000000, 28, 28)", "(1, 1099511627776, 1099511627776)", "(" + "1, " * 30 + ")"):
+        yield Bomb(f"npy of shape {shape[:30]}", "/encode", NPY, declared_npy(shape))
+    yield Bomb("safetensors of huge shape", "/encode", "application/x-safetensors", declared_safetensors())
+    yield Bomb("safetensors of a huge head", "/encode", "application/x-safetensors", b"\xff" * 7 + b"\x7f{}")
+    for kind in range(16):
+        start = MAGIC + bytes([16 * VERSION + kind])
+        for size, counts in (("huge", b"\xff" * 8 + b"\x7f" * 40), ("large", b"\xff\xff\xff\xff\x0f" * 8)):
+            for place, named in (("no", b""), ("the", prefix)):
+                name = f"payload of kind {kind}, {size} counts and {place} model"
+                yield Bomb(name, "/decompress", PAYLOAD, start + named + counts)
+
+
+def run(setup: Setup) -> list[Row]:
+    """Send each bomb some times, and look at the answer, the time and the most memory that was held."""
+    prefix = verified(bundle_path(setup.bundle) / FILE).prefix
+    made = list(bombs(prefix))
+    with ready_service(setup, {"VAE_THREADS": "1"}) as service:
+        for bomb in made:  # libraries are loaded, buffers grow
+            service.ask("POST", bomb.path, bomb.body, {"Content-Type": bomb.content_type, **bomb.headers})
+        rows = [thrown(setup, service, bomb) for bomb in made]
+        is_ready = service.is_ready()
+    rows.append(Row("after all bombs", len(made), {}, {}, {"ready": is_ready}))
+    return rows
+
+
+def thrown(setup: Setup, service: Service, bomb: Bomb) -> Row:
+    """Send a bomb some times; keep the worst."""
+    pid, slowest, extra, statuses = service.process.popen.pid, 0.0, 0, set()
+    times = setup.times(REPEATS)
+    for _ in range(times):
+        threading.Event().wait(0.02)  # for what the last one left to be let go
+        forget_most(pid)
+        before = status_bytes(pid, "VmRSS")
+        answer = service.ask(
+            "POST", bomb.path, bomb.body, {"Content-Type": bomb.content_type, **bomb.headers}
+        )
+        statuses.add(answer.status)
+        slowest = max(slowest, answer.seconds)
+        extra = max(extra, status_bytes(pid, "VmHWM") - before)
+    figures = {
+        "body_bytes": len(bomb.body),
+        "statuses": sorted(statuses),
+        "worst_seconds": round(slowest, 4),
+        "extra_bytes": extra,
+    }
+    return Row(
+        f"bomb: {bomb.name}",
+        times,
+        {},
+        figures,
+        {
+            "refused": all(400 <= status < 500 for status in statuses),
+            f"within {SECONDS:g} s": slowest < SECONDS,
+            f"with less than {EXTRA_BYTES >> 20} MB more": extra < EXTRA_BYTES,
+        },
+    )
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def declared_png(width: int, height: int) -> bytes:
+    """Return a PNG that declares a size, with a little of its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = zlib.compress(bytes(1 << 20), 9)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def plain_png(width: int, height: int) -> bytes:
+    """Return a whole PNG of one colour, with alpha."""
+    buffer = BytesIO()
+    Image.new("RGBA", (width, height), (1, 2, 3, 4)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png_with_text(size: int) -> bytes:
+    """Return a small PNG with compressed text of so many bytes."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0))
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(size), 9))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(28 * 29)))
+    return b"\x89PNG\r\n\x1a\n" + head + text + pixels + chunk(b"IEND", b"")
+
+
+def declared_jpeg(width: int, height: int) -> bytes:
+    """Return a JPEG that declares a size: that of a small one is overwritten."""
+    buffer = BytesIO()
+    Image.new("L", (16, 16)).save(buffer, "JPEG")
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+def declared_webp(width: int, height: int) -> bytes:
+    """Return a lossless WebP that declares a size."""
+    bits = (width - 1) | (height - 1) << 14
+    stream = b"\x2f" + struct.pack("<I", bits) + bytes(64)
+    body = b"WEBPVP8L" + struct.pack("<I", len(stream)) + stream + bytes(len(stream) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def animation(kind: str, frames: int) -> bytes:
+    """Return an animation of many frames that differ."""
+    buffer = BytesIO()
+    images = [Image.fromarray(np.full((64, 64), n % 256, np.uint8)) for n in range(frames)]
+    images[0].save(buffer, kind, save_all=True, append_images=images[1:])
+    return buffer.getvalue()
+
+
+def declared_npy(shape: str) -> bytes:
+    """Return an .npy file whose head declares a shape, and a few bytes."""
+    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + bytes(64)
+
+
+def declared_safetensors() -> bytes:
+    """Return a safetensors file whose tensor is declared to be huge."""
+    tensor = {"dtype": "U8", "shape": [1 << 40, 28, 28], "data_offsets": [0, 784 << 40]}
+    head = json.dumps({"images": tensor}).encode()
+    return struct.pack("<Q", len(head)) + head

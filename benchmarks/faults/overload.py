@@ -1,0 +1,127 @@
+"""Ten times the load that the service bears: what it still answers, how it refuses the rest, and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from benchmarks.faults.found import Row, Setup
+from benchmarks.faults.service import Service, ready_service
+from benchmarks.faults.slow_clients import percentile
+from benchmarks.serving import wrk
+from benchmarks.serving.material import Material, material_of
+from benchmarks.serving.poisson import Answers, offer, request_bytes
+from benchmarks.serving.running import Posts, write_posts
+from benchmarks.serving.workloads import NPY_64, SAMPLE_SEED, SAMPLES, Body, npy_bytes
+from models.bundle import bundle_path, load_bundle
+
+TIMES_PEAK, SECONDS, PEAK_SECONDS = 10.0, 60, 10
+GOODPUT, REFUSED_SECONDS, RECOVERY_SECONDS = 0.9, 0.05, 2.0
+RECOVERED_TIMES = 3.0  # of the latency of a lone request before: that much is recovered
+GIVE_UP_SECONDS = 30.0
+SETTINGS: Mapping[str, str] = {"VAE_THREADS": "1"}
+QUEUE_SECONDS = 1.0  # of work that may wait: all the rest is refused at once
+SCORE_SAMPLES = 64
+PATH = f"/score?samples={SCORE_SAMPLES}"
+
+
+def _one_each(material: Material) -> list[Body]:
+    return [Body(npy_bytes(material.images[:1]), {})]
+
+
+SCORE = replace(NPY_64, name="score", accept="application/json", connections=16, write=_one_each)
+
+
+def run(setup: Setup) -> list[Row]:
+    """Find the peak by a closed loop, offer ten times as much, and look how soon a lone request is as before.
+
+    Requests to score an image are refused at a small part of what they cost: with cheaper ones, and the load
+    on the same cores, the load itself would take what it measures.
+    """
+    material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
+    posts = write_posts(SCORE, material, setup.folder)
+    request = request_bytes("POST", PATH, SCORE.content_type, SCORE.accept, posts.bodies[0].content)
+    with ready_service(setup, SETTINGS) as service:
+        peak = peak_of(service, posts, setup.seconds(PEAK_SECONDS))
+    queued = max(1, round(QUEUE_SECONDS * peak))
+    settings = {**SETTINGS, "VAE_MAX_QUEUED_IMAGES": str(queued)}
+    seconds = setup.seconds(SECONDS)
+    with ready_service(setup, settings) as service:
+        unloaded = lone_seconds(service, request)
+        before = service.held()
+        answers = offer(service.port, [request], TIMES_PEAK * peak, seconds)
+        # The last answers that were due came after the load had ended, and the generator waited for them.
+        recovery = answers.seconds - seconds
+        recovery += recovered_after(service, request, RECOVERED_TIMES * unloaded)
+        after, is_ready = service.held(), service.is_ready()
+    figures = {
+        "peak_per_second": round(peak, 1),
+        **figures_of(answers, seconds),
+        "lone_seconds_before": round(unloaded, 4),
+        "recovery_seconds": round(recovery, 3),
+        "before": before.__dict__,
+        "after": after.__dict__,
+    }
+    return [
+        Row(f"{TIMES_PEAK:g} times the peak load", 1, SETTINGS, figures, promises(figures, peak, is_ready))
+    ]
+
+
+def peak_of(service: Service, posts: Posts, seconds: int) -> float:
+    """Return the most requests a second that a closed loop gets answered; the median of three."""
+    url = f"http://127.0.0.1:{service.port}{PATH}"
+    wrk.drive(url, posts.workload, posts.files, 2, None)
+    loads = [wrk.drive(url, posts.workload, posts.files, seconds, None) for _ in range(3)]
+    return median(load.requests / load.seconds for load in loads)
+
+
+def lone_seconds(service: Service, request: bytes) -> float:
+    """Return what a request takes that is alone; the median of some."""
+    answers = [offer(service.port, [request], 1000.0, 0.002, seed) for seed in range(20)]
+    return median(answer for each in answers for answer in each.latencies(200).tolist())
+
+
+def figures_of(answers: Answers, seconds: int) -> dict[str, Any]:
+    """Return what became of an overload; goodput counts what was answered while it lasted."""
+    good, refused = answers.latencies(200), answers.latencies(429)
+    return {
+        "offered": len(answers.status),
+        "offered_seconds": seconds,
+        "generator_late_p99_seconds": percentile(answers.late),
+        "goodput_per_second": round(len(good) / answers.seconds, 1),
+        "answered_p99_seconds": percentile(good),
+        "refused": len(refused),
+        "refused_p99_seconds": percentile(refused),
+        "refused_worst_seconds": round(float(refused.max(initial=0.0)), 4),
+        "refused_with_retry_after": sum(answers.has_retry_after),
+        "neither": len(answers.status) - len(good) - len(refused),
+    }
+
+
+def recovered_after(service: Service, request: bytes, seconds: float) -> float:
+    """Return how long it takes until a lone request is answered within so many seconds."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < GIVE_UP_SECONDS:
+        found = offer(service.port, [request], 1000.0, 0.002).latencies(200)
+        if len(found) and found.max() <= seconds:
+            break
+    return time.monotonic() - begun
+
+
+def promises(figures: Mapping[str, Any], peak: float, is_ready: bool) -> dict[str, bool]:
+    """Return what is held of the figures."""
+    return {
+        f"goodput is at least {GOODPUT:.0%} of the peak": figures["goodput_per_second"] >= GOODPUT * peak,
+        f"99 % of refusals come within {REFUSED_SECONDS * 1e3:g} ms": (
+            figures["refused_p99_seconds"] <= REFUSED_SECONDS
+        ),
+        "every refusal has Retry-After": figures["refused_with_retry_after"] >= figures["refused"],
+        "there are refusals, and no other failures": figures["refused"] > 0 and figures["neither"] == 0,
+        f"a lone request is as before within {RECOVERY_SECONDS:g} s": (
+            figures["recovery_seconds"] < RECOVERY_SECONDS
+        ),
+        "ready at the end": is_ready,
+    }

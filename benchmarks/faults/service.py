@@ -1,0 +1,144 @@
+"""The real service as a process of its own, asked by plain HTTP, and looked at from outside."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults.found import Setup
+from benchmarks.serving.processes import Process, free_port, marked, started, wait_until_ready
+
+PYTHON_APP = (sys.executable, "-m", "app")
+ANSWER_SECONDS = 40.0  # longer than the service's own deadline of 30
+SETTLE_SECONDS = 1.0
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back of a request."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the processes of a service hold."""
+
+    resident_bytes: int
+    open_files: int
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that was started, ready or not."""
+
+    process: Process
+    port: int
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = ANSWER_SECONDS,
+    ) -> Answer:
+        """Send one request on a connection of its own; raise OSError or HTTPException where none answers."""
+        begun = time.perf_counter()
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)) as connection:
+            connection.request(method, path, body or None, dict(headers or {}))
+            response = connection.getresponse()
+            content = response.read()
+            seconds = time.perf_counter() - begun
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, found, content, seconds)
+
+    def is_ready(self, times: int = 1) -> bool:
+        """Whether it says so, each time: every connection may be another front end's."""
+        with suppress(OSError, http.client.HTTPException):
+            return all(self.ask("GET", "/health/ready", timeout=5).status == 200 for _ in range(times))
+        return False
+
+    def connect(self) -> socket.socket:
+        """Return a bare connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS)
+
+    def figure(self, name: str) -> float:
+        """Return the sum of a metric's samples, named with the labels they begin with."""
+        lines = self.ask("GET", "/metrics").body.decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    def held(self) -> Held:
+        """Return what all its processes hold together."""
+        resident = files = 0
+        for pid in marked(self.process.mark):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                resident += status_bytes(pid, "VmRSS")
+                files += len(os.listdir(f"/proc/{pid}/fd"))
+        return Held(resident, files)
+
+    def children(self, role: str) -> list[int]:
+        """Return the processes of a role of app.cluster: engine or front-end."""
+        found = []
+        for pid in marked(self.process.mark):
+            with suppress(OSError):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"app.cluster" in arguments and role.encode() in arguments:
+                    found.append(pid)
+        return sorted(found)
+
+
+def status_bytes(pid: int, name: str) -> int:
+    """Return a size of /proc/<pid>/status: VmRSS, or VmHWM, the most that there was; 0 where it has none."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def forget_most(pid: int) -> None:
+    """Have VmHWM begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+@contextmanager
+def begun_service(
+    setup: Setup,
+    settings: Mapping[str, str] | None = None,
+    *,
+    bundle: str | None = None,
+    around: Sequence[str] = (),
+) -> Iterator[Service]:
+    """Start the service, under the command `around` where there is one; end it when the block is left."""
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VAE_")}
+    own = {"VAE_PORT": str(port), "VAE_MODELS": bundle or setup.bundle, "VAE_DEVICE": "cpu"}
+    log = setup.folder / f"service-{next(_numbers)}.log"
+    environment = {**inherited, **own, **(settings or {})}
+    with started([*around, *PYTHON_APP], log=log, environment=environment) as process:
+        yield Service(process, port)
+
+
+@contextmanager
+def ready_service(
+    setup: Setup,
+    settings: Mapping[str, str] | None = None,
+    *,
+    around: Sequence[str] = (),
+) -> Iterator[Service]:
+    """Start the service and wait until it is ready; end it when the block is left."""
+    with begun_service(setup, settings, around=around) as service:
+        wait_until_ready(service.process, f"http://127.0.0.1:{service.port}/health/ready")
+        yield service

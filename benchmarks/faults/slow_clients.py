@@ -1,0 +1,111 @@
+"""Connections that send or read slowly, by slowhttptest: what they cost the clients beside them."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.faults.found import Row, Setup
+from benchmarks.faults.load import questions_of
+from benchmarks.faults.service import SETTLE_SECONDS, Service, ready_service
+from benchmarks.serving.poisson import Answers, offer, request_bytes
+from benchmarks.serving.processes import BenchmarkError, started
+
+CONNECTIONS, SECONDS, PER_SECOND = 200, 30, 40.0
+OPENING_SECONDS = 4.0  # for them to be there
+TIMES_UNLOADED = 3.0
+MISSING = "slowhttptest is not installed; on Debian and Ubuntu: apt-get install slowhttptest"
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "heads": ("-H", "-i", "3", "-x", "24"),
+    "bodies": ("-B", "-i", "3", "-x", "24", "-s", "8192", "-t", "POST", "-f", "image/png"),
+    "reading": ("-X", "-k", "1", "-n", "3", "-w", "512", "-y", "1024", "-z", "32"),
+}
+PATHS = {"heads": "/encode", "bodies": "/encode", "reading": "/sample?n=3000&format=npy"}
+
+
+def run(setup: Setup) -> list[Row]:
+    """Measure requests alone, then beside each kind of slow connection."""
+    if shutil.which("slowhttptest") is None:
+        raise BenchmarkError(MISSING)
+    return [beside(setup, kind) for kind in KINDS]
+
+
+def command_of(kind: str, port: int, seconds: int) -> list[str]:
+    """Return the command that holds slow connections open for some seconds."""
+    url, count = f"http://127.0.0.1:{port}{PATHS[kind]}", str(CONNECTIONS)
+    slow = ["slowhttptest", *KINDS[kind], "-c", count, "-r", count, "-l", str(seconds), "-u", url]
+    return ["sh", "-c", f"while :; do {shlex.join(slow)} || exit; done"]  # as the service ends them
+
+
+def beside(setup: Setup, kind: str) -> Row:
+    """Offer requests at a steady rate, first alone and then while connections are slow."""
+    seconds, settings = setup.seconds(SECONDS), {"VAE_THREADS": "1"}
+    [question, *_] = questions_of(setup.bundle)
+    content_type, accept = question.headers["Content-Type"], question.headers["Accept"]
+    request = request_bytes(question.method, question.path, content_type, accept, question.body)
+    with ready_service(setup, settings) as service:
+        offer(service.port, [request], PER_SECOND, 2)
+        alone = offer(service.port, [request], PER_SECOND, seconds)
+        before = service.held()
+        with started(
+            command_of(kind, service.port, seconds + 60),
+            log=setup.folder / f"slowhttptest-{kind}.log",
+            environment={"TERM": "dumb", "PATH": "/usr/bin:/bin"},
+        ) as slow:
+            threading.Event().wait(OPENING_SECONDS)
+            held = service.held().open_files - before.open_files
+            beside = offer(service.port, [request], PER_SECOND, seconds)
+            slow.raise_if_ended()
+        threading.Event().wait(SETTLE_SECONDS)
+        after, closed = service.held(), closed_by_cause(service)
+        is_ready = service.is_ready()
+    figures = {
+        "connections_held": held,
+        "closed_by_the_service": closed,
+        **compared(alone, beside),
+        "before": before.__dict__,
+        "after": after.__dict__,
+    }
+    return Row(
+        f"{CONNECTIONS} connections that are slow in {kind}",
+        1,
+        settings,
+        figures,
+        {
+            "every healthy request is answered": set(beside.status) == {200},
+            f"their p99 is at most {TIMES_UNLOADED:g} times that without slow connections": (
+                figures["p99_ratio"] <= TIMES_UNLOADED
+            ),
+            "the slow connections were there": held > CONNECTIONS // 2,
+            "no descriptor is left": after.open_files <= before.open_files + 2,
+            "ready at the end": is_ready,
+        },
+    )
+
+
+def closed_by_cause(service: Service) -> dict[str, float]:
+    """Return how many connections the service gave up, by cause."""
+    name = "vae_closed_connections_total"
+    return {cause: service.figure(f'{name}{{cause="{cause}"}}') for cause in ("head", "body", "reading")}
+
+
+def compared(alone: Answers, beside: Answers) -> dict[str, Any]:
+    """Return the latencies of two runs and their ratio."""
+    p99 = [percentile(answers.latencies(200)) for answers in (alone, beside)]
+    return {
+        "requests": len(beside.status),
+        "answered": len(beside.latencies(200)),
+        "p99_seconds_alone": p99[0],
+        "p99_seconds_beside": p99[1],
+        "p99_ratio": round(p99[1] / p99[0], 2),
+    }
+
+
+def percentile(latencies: np.ndarray | Sequence[float]) -> float:
+    """Return the 99th percentile; infinity of nothing."""
+    return round(float(np.percentile(latencies, 99)), 5) if len(latencies) else float("inf")

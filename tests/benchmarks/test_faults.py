@@ -1,0 +1,280 @@
+"""Fault runs: what is counted, and that a broken promise is found and told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.faults import __main__ as command
+from benchmarks.faults import bombs, bundles, sigterm
+from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
+from benchmarks.faults.found import Row, Setup
+from benchmarks.faults.load import Client, Fate, Question, Tally, loaded, questions_of
+from benchmarks.faults.overload import promises
+from benchmarks.faults.payloads import damaged
+from benchmarks.faults.slow_clients import compared, percentile
+from benchmarks.serving.poisson import Answers
+from benchmarks.serving.processes import BenchmarkError, free_port
+from models.images import ImageError, decode_image
+from tests.servers import Running, running, save_grey_and_colour
+
+ASK = Question("GET", "/", b"", {}, lambda body: body == b"right")
+RIGHT = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nright"
+BUSY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n"
+
+
+@contextmanager
+def answering(answer: bytes | None) -> Iterator[int]:
+    """Give the port of a server that answers every request alike and hangs up; never for None."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        held = []
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                break
+            connection.recv(1 << 12)
+            if answer is None:
+                held.append(connection)
+                continue
+            connection.sendall(answer)
+            connection.close()
+        for connection in held:
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(30)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate"),
+    [
+        (RIGHT, "answered"),
+        (RIGHT.replace(b"right", b"wrong"), "wrong"),
+        (BUSY + b"Retry-After: 1\r\n\r\n", "refused"),
+        (BUSY + b"\r\n", "failed"),
+        (RIGHT[:-1], "lost"),
+        (b"", "lost"),
+        (None, "hung"),
+    ],
+)
+def test_every_request_meets_its_fate(answer: bytes | None, fate: Fate) -> None:
+    with answering(answer) as port:
+        client = Client(port, 0.2 if answer is None else 30, keeps_connection=True)
+        assert client.ask(ASK)[0] == fate
+        client.close()
+
+
+def test_a_connection_that_nobody_takes_is_turned_away() -> None:
+    assert Client(free_port(), 1, keeps_connection=False).ask(ASK)[0] == "turned_away"
+
+
+def test_a_load_is_counted_whole() -> None:
+    with answering(RIGHT) as port, loaded(port, [ASK], clients=2, timeout=30) as tally:
+        while tally.count("answered") < 5:
+            threading.Event().wait(0.01)
+    assert tally.document()["requests"] == tally.count("answered") >= 5
+
+
+def test_tallies_add_up() -> None:
+    one, other = Tally(), Tally()
+    one.note("answered", 1.0)
+    other.note("lost", 2.0, "/: gone")
+    one.add(other)
+    assert one.document() == {
+        "requests": 2,
+        "answered": 1,
+        "lost": 1,
+        "worst_seconds": 2.0,
+        "examples": {"/: gone": 1},
+    }
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "results.json"
+
+
+def test_rows_are_kept_beside_those_of_other_faults_and_a_broken_promise_is_told(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fault(name: str, is_kept: bool) -> list[Row]:
+        return [Row(name, 3, {}, {"lost": 1}, {"it holds": is_kept})]
+
+    def cannot(setup: Setup) -> list[Row]:
+        raise BenchmarkError("slowhttptest is not installed")
+
+    faults = {"one": lambda _: fault("one", True), "two": lambda _: fault("two", False), "three": cannot}
+    monkeypatch.setattr(command, "FAULTS", faults)
+    assert command.main(["one", "--out", str(out)]) == 0
+    assert command.main(["two", "--scale", "0.5", "--out", str(out)]) == 1
+    assert command.main(["three", "--out", str(out)]) == 1
+    found = json.loads(out.read_text())
+    assert list(found) == ["one", "two"]
+    assert found["two"]["rows"] == [
+        {"fault": "two", "times": 3, "settings": {}, "lost": 1, "promises": {"it holds": False}}
+    ]
+    assert {"machine", "versions", "commit"} <= found["one"].keys()
+    assert found["one"]["command"] == "python -m benchmarks.faults one --bundle fashion-mnist"
+    assert "--scale 0.5" in found["two"]["command"]
+    told = capsys.readouterr()
+    assert "BROKEN  it holds" in told.out
+    assert "error: three: slowhttptest is not installed" in told.err
+
+
+def test_an_unknown_fault_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.parse_arguments(["sigterm", "sigquit"])
+    assert "no such fault: sigquit; there are sigterm, kill" in capsys.readouterr().err
+
+
+def test_a_smaller_run_does_each_thing_once_at_least(tmp_path: Path) -> None:
+    setup = Setup("x", tmp_path, 0.01)
+    assert (setup.times(100), setup.times(3), setup.seconds(60)) == (1, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_grey_and_colour(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Running]:
+    with running(folder, models=(str(folder / "grey"),)) as server:
+        yield server
+
+
+def test_questions_are_answered_rightly_and_others_answers_are_wrong(service: Running, folder: Path) -> None:
+    port = service.client.base_url.port
+    assert port is not None
+    questions = questions_of(str(folder / "grey"))
+    client = Client(port, 30, keeps_connection=True)
+    assert [client.ask(question)[0] for question in questions] == ["answered"] * len(questions)
+    client.close()
+    bodies = [
+        service.client.request(q.method, q.path, content=q.body, headers=dict(q.headers)).content
+        for q in questions
+    ]
+    assert not questions[0].is_right(bodies[3])
+
+
+def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
+    service: Running, tmp_path: Path
+) -> None:
+    image = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
+    npy = b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (1, 8, 8), }"
+    body = npy.ljust(127) + b"\n" + image.tobytes()
+    headers = {"Content-Type": "application/x-npy"}
+    made = service.client.post("/compress?format=payload", content=body, headers=headers).content
+    port = service.client.base_url.port
+    assert port is not None
+    assert damaged(Setup("", tmp_path), port, "effort=best", made, b"").broken == []
+    whole = damaged(Setup("", tmp_path), port, "whole", made + b"\0", b"").figures  # cut to the whole
+    assert (whole["wrong"], whole["neither"]) == (1, 0)
+
+
+def test_one_bit_is_flipped() -> None:
+    assert flipped(b"\x00\x00", 9) == b"\x00\x02"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        End(None, 1.0, False, "1 fault(s) config.json"),
+        End(0, 1.0, False, "1 fault(s) config.json"),
+        End(1, 5.5, False, "1 fault(s) config.json"),
+        End(1, 1.0, True, "1 fault(s) config.json"),
+        End(1, 1.0, False, "1 fault(s) model.safetensors"),
+    ],
+)
+def test_a_start_is_a_refusal_only_where_it_ends_in_time_names_the_file_and_never_was_ready(end: End) -> None:
+    assert End(1, 1.0, False, "1 fault(s) config.json").is_refusal_of("config.json")
+    assert not end.is_refusal_of("config.json")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_to_every_file_is_refused(folder: Path, tmp_path: Path, damage: str) -> None:
+    source = folder / "grey"
+    for name in parts_of(source):
+        broken = copied(source, tmp_path / "grey")
+        DAMAGES[damage](broken / name)
+        assert not bundles.is_taken(broken), name
+    assert bundles.is_taken(copied(source, tmp_path / "grey"))
+
+
+@pytest.mark.slow
+def test_the_check_of_damaged_bundles_fails_where_the_damage_is_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "EXIT_SECONDS", 60.0)
+    monkeypatch.setattr(bundles, "damages", lambda _: [("model.safetensors", "a bit flipped")])
+    setup = Setup(str(folder / "grey"), tmp_path)
+    assert started_with_damage(setup, folder / "grey").broken == []
+    monkeypatch.setattr(bundles, "DAMAGES", {"a bit flipped": lambda path: None})
+    assert len(started_with_damage(setup, folder / "grey").broken) == 1
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_at_sigterm(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sigterm, "GRACE_SECONDS", 60)
+    settings = {"VAE_GRACE_SECONDS": "60", "VAE_THREADS": "1"}
+    row = sigterm.stopped(Setup(str(folder / "grey"), tmp_path), "SIGTERM", 1, settings)
+    assert row.broken == []
+
+
+def test_bombs_are_what_they_say_and_are_refused(service: Running) -> None:
+    made = {bomb.name: bomb for bomb in bombs.bombs(bytes(4))}
+    for name in ("PNG, huge", "JPEG, huge", "WebP, huge"):
+        with pytest.raises(ImageError, match=r"0000×60000|65000×65000|exceeds limit|16000×16000"):
+            decode_image(made[name].body, 1 << 24)
+    decode_image(made["PNG of the most pixels that are allowed"].body, 1 << 24)
+    for bomb in made.values():
+        if len(bomb.body) < 1 << 17:
+            headers = {"Content-Type": bomb.content_type, **bomb.headers}
+            answer = service.client.post(bomb.path, content=bomb.body, headers=headers)
+            assert 400 <= answer.status_code < 500, bomb.name
+
+
+def test_latencies_are_compared_by_their_99th_percentiles() -> None:
+    alone, beside = (Answers(1.0, 1.0, [200] * 3, [seconds] * 3) for seconds in (0.01, 0.04))
+    assert compared(alone, beside)["p99_ratio"] == 4.0
+    assert percentile([]) == float("inf")
+
+
+GOOD = {
+    "goodput_per_second": 90.0,
+    "refused": 5,
+    "refused_p99_seconds": 0.05,
+    "refused_with_retry_after": 5,
+    "neither": 0,
+    "recovery_seconds": 1.9,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"goodput_per_second": 89.0},
+        {"refused_p99_seconds": 0.051},
+        {"refused_with_retry_after": 4},
+        {"neither": 1},
+        {"refused": 0},
+        {"recovery_seconds": 2.0},
+    ],
+)
+def test_an_overload_keeps_every_promise_or_breaks_one(change: dict[str, float]) -> None:
+    assert all(promises(GOOD, 100.0, True).values())
+    assert list(promises({**GOOD, **change}, 100.0, True).values()).count(False) == 1
