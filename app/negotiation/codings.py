@@ -25,10 +25,13 @@ def content_coding(request: Request) -> str | None:
     coding: str = request.headers.get("content-encoding", "identity").strip().lower()
     if coding == "identity":
         return None
+    if coding == "x-gzip":  # an old name, which HTTP has kept
+        return "gzip"
     if coding not in _WINDOW_BITS:
         supported = ", ".join(("identity", *_WINDOW_BITS))
         detail = f"Content-Encoding is {echo(coding)}; supported are {supported}"
-        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=coding, limit=supported)
+        headers = {"Accept-Encoding": ", ".join(_WINDOW_BITS)}
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=coding, limit=supported, headers=headers)
     return coding
 
 
