@@ -1,0 +1,80 @@
+"""`python -m benchmarks.conformance`: the OpenAPI document, held against the service by Schemathesis.
+
+Starts the service, has every operation asked what the document allows and what it does not, and writes
+results.json. The exit status is 1 where an answer was not as documented.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.conformance.running import conformance
+from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
+
+RESULTS = Path(__file__).with_name("results.json")
+SETTINGS = {
+    "VAE_MODELS": "fashion-mnist,cifar10",
+    "VAE_MAX_SAMPLES": "64",  # of a request that the document allows, so that none takes minutes
+    "VAE_MAX_SCORE_SAMPLES": "32",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write what was found and print it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
+    parser.add_argument("--examples", type=int, default=700, help="of each operation, at most")
+    parser.add_argument("--seed", type=int, default=20_000)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    facts: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks.conformance", *(arguments or sys.argv[1:])]),
+        "settings": SETTINGS,
+        "machine": describe_machine(),
+        "versions": describe_versions("schemathesis", "hypothesis"),
+        "commit": describe_commit(),
+    }
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, **SETTINGS, "VAE_PORT": str(port)}
+    try:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            command = [sys.executable, "-m", "app"]
+            with started(command, log=folder / "service.log", environment=environment) as process:
+                wait_until_ready(process, f"{url}/health/ready")
+                found = conformance(url, folder, examples=options.examples, seed=options.seed)
+                process.raise_if_ended()
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    told = {
+        "seed": options.seed,
+        "seconds": round(found.report["running_time"], 1),
+        "cases": found.cases,
+        "phases": found.report["phases"],
+        "server_errors": sum(
+            count
+            for row in found.operations.values()
+            for status, count in row["statuses"].items()
+            if status.startswith("5")
+        ),
+        "failures": found.failures,
+        "errors": found.errors,
+        "operations": found.operations,
+    }
+    options.out.write_text(json.dumps({**facts, **told}, indent=2) + "\n", encoding="utf-8")
+    print(found.output)
+    return 1 if found.failures or found.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Schemathesis, run against a service, and what it found."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from app.negotiation.media import NPY, PAYLOAD
+from benchmarks.conformance.bodies import npy
+from benchmarks.serving.processes import BenchmarkError
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+LOG_CHARACTERS = 6000
+
+
+@dataclass(frozen=True)
+class Found:
+    """How many cases were answered how, by operation; what was found, and what could not be tested."""
+
+    cases: int
+    operations: dict[str, dict[str, Any]]
+    failures: list[dict[str, Any]]
+    errors: list[Any]
+    report: dict[str, Any]
+    output: str
+
+
+def conformance(
+    url: str, folder: Path, *, examples: int, seed: int, headers: Mapping[str, str] | None = None
+) -> Found:
+    """Hold a service against its document, with so many examples an operation; files go to a folder.
+
+    Raises BenchmarkError where Schemathesis itself could not run.
+    """
+    facts, counts, report = (folder / name for name in ("facts.json", "counts.json", "report.json"))
+    facts.write_text(json.dumps(learn(url, headers or {})))
+    given = [part for name, value in (headers or {}).items() for part in ("--header", f"{name}: {value}")]
+    options = ["--max-examples", str(examples), "--seed", str(seed), "--no-color"]
+    reports = ["--report", "json", "--report-json-path", str(report)]
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
+    ran = subprocess.run(
+        [*command, f"{url}/openapi.json", *given, *options, *reports],
+        env={**os.environ, "CONFORMANCE_FACTS": str(facts), "CONFORMANCE_COUNTS": str(counts)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = ran.stdout + ran.stderr
+    if ran.returncode not in (0, 1) or not (report.is_file() and counts.is_file()):
+        raise BenchmarkError(f"schemathesis ended with status {ran.returncode}:\n{output[-LOG_CHARACTERS:]}")
+    told = json.loads(report.read_text())
+    operations = tabulated(json.loads(counts.read_text()))
+    cases = sum(row["cases"] for row in operations.values())
+    return Found(cases, operations, told["failures"], told["errors"], told, output)
+
+
+def learn(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return what bodies are made from, by model: shape, latents, payloads of two images and of three."""
+    with httpx.Client(base_url=url, headers=dict(headers), timeout=60) as client:
+        models = client.get("/models").raise_for_status().json()["models"]
+        return {
+            model["id"]: {
+                "shape": model["config"]["input"]["shape"],
+                "latent_dim": model["config"]["latent_dim"],
+                "has_codec": model["codec"] is not None,
+                "payloads": {count: _payload(client, model, count) for count in (2, 3)},
+            }
+            for model in models
+        }
+
+
+def tabulated(counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return a row for each operation: cases by phase, status and body, and how valid ones were answered."""
+    rows: dict[str, dict[str, Any]] = {}
+    for key, count in sorted(counts.items()):
+        label, phase, mode, body, status = key.split("|")
+        row = rows.setdefault(
+            label,
+            {"cases": 0, "valid": 0, "valid_answered_2xx": 0, "phases": {}, "statuses": {}, "bodies": {}},
+        )
+        row["cases"] += count
+        if mode == "positive":
+            row["valid"] += count
+            row["valid_answered_2xx"] += count if status.startswith("2") else 0
+        for table, value in ((row["phases"], phase), (row["statuses"], status)):
+            table[value] = table.get(value, 0) + count
+        if body:
+            table = row["bodies"].setdefault(body, {})
+            table[status] = table.get(status, 0) + count
+    return rows
+
+
+def _payload(client: httpx.Client, model: Mapping[str, Any], count: int) -> str:
+    channels, height, width = model["config"]["input"]["shape"]
+    images = np.zeros((count, height, width, channels), np.uint8)
+    response = client.post(
+        "/compress",
+        params={"model": model["id"]},
+        content=npy(images),
+        headers={"Content-Type": NPY, "Accept": PAYLOAD},
+    )
+    return base64.b64encode(response.raise_for_status().content).decode()
