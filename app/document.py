@@ -38,6 +38,7 @@ def build_document(app: FastAPI, service: Service) -> dict[str, Any]:
     )
     bodies = (ImagesIn, LatentsIn, PayloadIn, InferenceRequest, ProblemDocument)
     schemas = document["components"]["schemas"] | schemas_of(bodies)
+    del schemas[Format.__name__]  # of which each route says its own
     document["components"]["schemas"] = without_const(schemas)
     settings, keys = service.settings, service.settings.keys()
     if keys:

@@ -9,12 +9,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.errors import Kind
+from app.negotiation import BODY_CODINGS
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}  # of a body or an answer
 CODED = {
     "name": "Content-Encoding",
     "in": "header",
-    "schema": {"type": "string", "enum": ["identity", "gzip", "x-gzip", "deflate"]},
+    "schema": {"type": "string", "enum": list(BODY_CODINGS)},
     "description": "how the body is coded",
 }
 _TEMPLATE = "#/components/schemas/{model}"

@@ -47,7 +47,7 @@ def pixels(rng: Rng, count: int, model: Model, size: Size, channels: tuple[int, 
     return rng.integers(0, 256, (count, height, width, depth), np.uint8)
 
 
-def file_of(rng: Rng, image: np.ndarray, media_type: str) -> bytes:
+def file_of(image: np.ndarray, media_type: str) -> bytes:
     """Return an image (H, W, C) as a file."""
     picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
     if media_type == "image/jpeg" and picture.mode == "RGBA":

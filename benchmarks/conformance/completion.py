@@ -149,10 +149,10 @@ class Completion:
             return {**document, "latents": latents.tolist()}
         images = self._images(rng, case, model, count)
         if media_type in ENCODED_IMAGES:
-            return bodies.file_of(rng, images[0], media_type)
+            return bodies.file_of(images[0], media_type)
         if media_type != JSON:
             return bodies.raw(media_type, "images", images)
-        files = [bodies.file_of(rng, image, "image/png") for image in images]
+        files = [bodies.file_of(image, "image/png") for image in images]
         return {**document, "images": [base64.b64encode(file).decode() for file in files]}
 
     def _images(self, rng: Rng, case: AnyCase, model: Model, count: int) -> np.ndarray:

@@ -103,8 +103,12 @@ def documented_headers(ctx: CheckContext, response: Response, case: AnyCase) -> 
 def readable_answers(ctx: CheckContext, response: Response, case: AnyCase) -> None:
     """Have an answer be what its media type says, and of one that was accepted."""
     media_type = response.headers.get("content-type", [""])[0].partition(";")[0]
-    if response.status_code == 200 and media_type in READERS:
-        READERS[media_type](response.content)
-    if response.status_code == 200:
-        accepted = case.headers.get("Accept", "*/*")
-        assert accepted in ("*/*", media_type), f"{media_type} was answered; accepted is {accepted}"
+    if response.status_code != 200:
+        return
+    accepted = case.headers.get("Accept", "*/*")
+    assert accepted in ("*/*", media_type), f"{media_type} was answered; accepted is {accepted}"
+    if media_type in READERS:
+        try:
+            READERS[media_type](response.content)
+        except Exception as error:
+            raise AssertionError(f"the answer is no {media_type}: {error}") from error

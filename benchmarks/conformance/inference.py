@@ -56,7 +56,7 @@ def asked(rng: Rng, operation: str, model: Model) -> Asked:
         parameters["fit"] = str(rng.choice(["resize", "crop", "pad"]))
     images = pixels(rng, count, model, Size(is_fixed), (1, 3))
     if rng.integers(2):
-        files = [file_of(rng, image, "image/png") for image in images]
+        files = [file_of(image, "image/png") for image in images]
         return Asked("images", "BYTES", files, parameters)
     return Asked("images", "UINT8", images, parameters)
 

@@ -25,14 +25,33 @@ LOG_CHARACTERS = 6000
 
 @dataclass(frozen=True)
 class Found:
-    """How many cases were answered how, by operation; what was found, and what could not be tested."""
+    """How many cases were answered how, by operation, and what Schemathesis reports and prints."""
 
-    cases: int
     operations: dict[str, dict[str, Any]]
-    failures: list[dict[str, Any]]
-    errors: list[Any]
     report: dict[str, Any]
     output: str
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Answers that were not as documented, each kind once, and what could not be tested."""
+        return [*self.report["failures"], *self.report["errors"]]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is to be kept of it."""
+        rows = self.operations.values()
+        return {
+            "seed": self.report["seed"],
+            "seconds": round(self.report["running_time"]),
+            "cases": sum(row["cases"] for row in rows),
+            "valid": sum(row["valid"] for row in rows),
+            "valid_answered_2xx": sum(row["valid_answered_2xx"] for row in rows),
+            "server_errors": sum(
+                count for row in rows for status, count in row["statuses"].items() if status.startswith("5")
+            ),
+            "phases": {name: phase["status"] for name, phase in self.report["phases"].items()},
+            "failures": self.failures,
+            "operations": self.operations,
+        }
 
 
 def conformance(
@@ -58,10 +77,8 @@ def conformance(
     output = ran.stdout + ran.stderr
     if ran.returncode not in (0, 1) or not (report.is_file() and counts.is_file()):
         raise BenchmarkError(f"schemathesis ended with status {ran.returncode}:\n{output[-LOG_CHARACTERS:]}")
-    told = json.loads(report.read_text())
     operations = tabulated(json.loads(counts.read_text()))
-    cases = sum(row["cases"] for row in operations.values())
-    return Found(cases, operations, told["failures"], told["errors"], told, output)
+    return Found(operations, json.loads(report.read_text()), output)
 
 
 def learn(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -189,6 +189,7 @@ def parameter(document: dict[str, Any], route: str, name: str) -> dict[str, Any]
 def test_the_formats_of_a_route_are_those_that_it_answers(document: dict[str, Any], route: str) -> None:
     formats = parameter(document, route, "format")["schema"]["anyOf"][0]["enum"]
     assert {Format(name).media_type for name in formats} == ROUTES[route]
+    assert "schemas/Format" not in str(document)
 
 
 def test_the_limits_that_are_set_are_told() -> None:
