@@ -1,7 +1,8 @@
 """`python -m benchmarks.conformance`: the OpenAPI document, held against the service by Schemathesis.
 
-Starts the service, has every operation asked what the document allows and what it does not, and writes
-results.json. The exit status is 1 where an answer was not as documented.
+Starts the service, has every operation asked what the document allows and what it does not, in rounds of
+a seed each until there are enough cases, and writes results.json after each. The exit status is 1 where an
+answer was not as documented.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.conformance.running import conformance
+from benchmarks.conformance.running import Found, conformance, summary
 from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
 
@@ -31,8 +32,8 @@ SETTINGS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write what was found and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
-    parser.add_argument("--examples", type=int, default=700, help="of each operation, at most")
-    parser.add_argument("--seed", type=int, default=20_000)
+    parser.add_argument("--cases", type=int, default=20_000, help="at least, of all operations together")
+    parser.add_argument("--examples", type=int, default=200, help="of each operation in a round, at most")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     facts: dict[str, Any] = {
@@ -51,16 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = [sys.executable, "-m", "app"]
             with started(command, log=folder / "service.log", environment=environment) as process:
                 wait_until_ready(process, f"{url}/health/ready")
-                found = conformance(url, folder, examples=options.examples, seed=options.seed)
+                told: dict[str, Any] = {"cases": 0, "failures": []}
+                rounds: list[Found] = []
+                while told["cases"] < options.cases and not told["failures"]:
+                    seed = len(rounds) + 1
+                    rounds.append(conformance(url, folder, examples=options.examples, seed=seed))
+                    told = summary(rounds)
+                    options.out.write_text(json.dumps({**facts, **told}, indent=2) + "\n", encoding="utf-8")
+                    print(rounds[-1].output)
                 process.raise_if_ended()
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    told = found.summary()
-    options.out.write_text(json.dumps({**facts, **told}, indent=2) + "\n", encoding="utf-8")
-    print(found.output)
     print("{cases} cases, {valid_answered_2xx} of {valid} valid ones answered 2xx".format_map(told))
-    return 1 if found.failures else 0
+    return 1 if told["failures"] else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ LOG_CHARACTERS = 6000
 
 @dataclass(frozen=True)
 class Found:
-    """How many cases were answered how, by operation, and what Schemathesis reports and prints."""
+    """How many cases were answered how, and what Schemathesis reports and prints."""
 
-    operations: dict[str, dict[str, Any]]
+    counts: Counter[str]
     report: dict[str, Any]
     output: str
 
@@ -36,22 +37,27 @@ class Found:
         """Answers that were not as documented, each kind once, and what could not be tested."""
         return [*self.report["failures"], *self.report["errors"]]
 
-    def summary(self) -> dict[str, Any]:
-        """Return what is to be kept of it."""
-        rows = self.operations.values()
-        return {
-            "seed": self.report["seed"],
-            "seconds": round(self.report["running_time"]),
-            "cases": sum(row["cases"] for row in rows),
-            "valid": sum(row["valid"] for row in rows),
-            "valid_answered_2xx": sum(row["valid_answered_2xx"] for row in rows),
-            "server_errors": sum(
-                count for row in rows for status, count in row["statuses"].items() if status.startswith("5")
-            ),
-            "phases": {name: phase["status"] for name, phase in self.report["phases"].items()},
-            "failures": self.failures,
-            "operations": self.operations,
-        }
+
+def summary(rounds: Sequence[Found]) -> dict[str, Any]:
+    """Return what is to be kept of all rounds together."""
+    operations = tabulated(sum((found.counts for found in rounds), Counter()))
+    rows = operations.values()
+    return {
+        "seeds": [found.report["seed"] for found in rounds],
+        "seconds": round(sum(found.report["running_time"] for found in rounds)),
+        "cases": sum(row["cases"] for row in rows),
+        "valid": sum(row["valid"] for row in rows),
+        "valid_answered_2xx": sum(row["valid_answered_2xx"] for row in rows),
+        "server_errors": sum(
+            count for row in rows for status, count in row["statuses"].items() if status.startswith("5")
+        ),
+        "phases": {
+            name: sorted({found.report["phases"][name]["status"] for found in rounds})
+            for name in ("examples", "coverage", "fuzzing", "stateful")
+        },
+        "failures": [failure for found in rounds for failure in found.failures],
+        "operations": operations,
+    }
 
 
 def conformance(
@@ -77,8 +83,7 @@ def conformance(
     output = ran.stdout + ran.stderr
     if ran.returncode not in (0, 1) or not (report.is_file() and counts.is_file()):
         raise BenchmarkError(f"schemathesis ended with status {ran.returncode}:\n{output[-LOG_CHARACTERS:]}")
-    operations = tabulated(json.loads(counts.read_text()))
-    return Found(operations, json.loads(report.read_text()), output)
+    return Found(Counter(json.loads(counts.read_text())), json.loads(report.read_text()), output)
 
 
 def learn(url: str, headers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
