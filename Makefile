@@ -45,6 +45,9 @@ peers: ## install the servers that the serving benchmark compares with, in an en
 fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: some minutes
 	$(BIN)/pytest tests/codec/test_fuzz.py --hypothesis-profile fuzz
 
+conformance: .venv/dev ## hold every operation against the OpenAPI document, in 20,000 cases: some minutes
+	$(BIN)/python -m benchmarks.conformance
+
 test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.12.0
 	$(PYTHON) -m venv .venv-torch
 	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
@@ -65,4 +68,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]' -e ./client
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench faults peers fuzz lock
+.PHONY: help serve test test-torch check format data train bench faults peers fuzz conformance lock

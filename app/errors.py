@@ -80,6 +80,7 @@ class Problem(Exception):
         value: object = None,
         limit: object = None,
         retry_after_seconds: float = 1,
+        headers: Mapping[str, str] | None = None,
     ):
         super().__init__(detail)
         self.kind = kind
@@ -87,6 +88,7 @@ class Problem(Exception):
         self.value = value
         self.limit = limit
         self.retry_after_seconds = retry_after_seconds
+        self.headers = headers or {}
 
 
 def install(app: FastAPI) -> None:
@@ -100,7 +102,9 @@ def install(app: FastAPI) -> None:
 def answer(problem: Problem, path: str) -> Response:
     """Render a problem as the response that carries it, in the form that the path's protocol has."""
     kind = problem.kind
-    headers = {"Retry-After": str(max(1, math.ceil(problem.retry_after_seconds)))} if kind.is_retried else {}
+    headers = {**problem.headers}
+    if kind.is_retried:
+        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_seconds)))
     if kind is Kind.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Basic realm="vaeserve", Bearer'
     return _respond(path, _document(kind, problem.detail, problem.value, problem.limit), headers)

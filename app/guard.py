@@ -20,6 +20,11 @@ OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 METRICS = "/metrics"
 
 
+def open_paths(opens_metrics: bool) -> frozenset[str]:
+    """Return the paths that are open to all."""
+    return frozenset((*OPEN, METRICS) if opens_metrics else OPEN)
+
+
 class Guard:
     """Answers 421 to requests for other hosts, and 401 to those without a key."""
 
@@ -30,7 +35,7 @@ class Guard:
         self._hosts = None if ANY in hosts else frozenset(host.lower().encode() for host in hosts)
         self._shown_hosts = ", ".join(hosts)
         self._digests = [_digest(key.encode()) for key in keys]
-        self._open = frozenset((*OPEN, METRICS) if opens_metrics else OPEN)
+        self._open = open_paths(opens_metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before anything of it is read."""

@@ -5,18 +5,13 @@ Each constant is the keyword arguments of one route's decorator.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.errors import GUARDED, MEDIA_TYPE, Kind
-from app.inference.described import InferenceRequest
 from app.negotiation import (
     COMPRESSED_FORMATS,
     ENCODED_FORMATS,
@@ -26,11 +21,9 @@ from app.negotiation import (
     PAYLOADS_IN,
     Format,
 )
-from app.negotiation.media import JSON, PAYLOAD
-from app.schemas import BINARY, reference, schemas_of, without_const
-from codec.encoding import compress
+from app.negotiation.media import JSON
+from app.schemas import BINARY, CODED, TIMED, header, problem_headers, reference
 from models.bundle import BundleConfig, Metrics
-from models.images import encode_png
 
 Vectors = list[list[float]]
 
@@ -202,8 +195,7 @@ def _problems(kinds: Sequence[Kind]) -> dict[int | str, dict[str, Any]]:
             },
         )
         answer["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": problem_example(kind)}
-        if kind.is_retried:
-            answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "in seconds"}}
+        answer.setdefault("headers", {}).update(problem_headers(kind))
     return answers
 
 
@@ -212,15 +204,19 @@ def _route(
     formats: Sequence[Format],
     kinds: Sequence[Kind],
     body: dict[str, Any] | None = None,
+    headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     binary = {name.media_type: BINARY for name in formats if name is not Format.json}
     # JSON first: clients that are generated from the document read the first that they can.
     route: dict[str, Any] = {
         "response_class": Response,
-        "responses": {200: {"model": answer, "content": {JSON: {}, **binary}}, **_problems(kinds)},
+        "responses": {
+            200: {"model": answer, "content": {JSON: {}, **binary}, "headers": headers or {}},
+            **_problems(kinds),
+        },
     }
     if body is not None:
-        route["openapi_extra"] = {"requestBody": {"required": True, "content": body}}
+        route["openapi_extra"] = {"parameters": [CODED], "requestBody": {"required": True, "content": body}}
     return route
 
 
@@ -236,21 +232,21 @@ _POSTED = (Kind.MALFORMED, *_COMMON, Kind.TOO_LARGE, Kind.UNSUPPORTED_MEDIA_TYPE
 _IMAGES_BODY, _LATENTS_BODY = _body(ImagesIn, IMAGES_IN), _body(LatentsIn, LATENTS_IN)
 _PAYLOAD_BODY = _body(PayloadIn, PAYLOADS_IN)
 _FIGURES = {
-    "X-Original-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the pixels, one a channel."},
-    "X-Compressed-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of the payload."},
-    "X-Bits-Per-Dim": {"schema": {"type": "number"}, "description": "Bits of the payload a pixel's channel."},
-    "X-Png-Bytes": {"schema": {"type": "integer"}, "description": "Bytes of PNG files; with compare alone."},
-    "X-Webp-Bytes": {"schema": {"type": "integer"}, "description": "Of lossless WebP; with compare alone."},
+    "X-Original-Bytes": header("integer", "Bytes of the pixels, one a channel."),
+    "X-Compressed-Bytes": header("integer", "Bytes of the payload."),
+    "X-Bits-Per-Dim": header("number", "Bits of the payload a pixel's channel."),
+    "X-Png-Bytes": header("integer", "Bytes of PNG files; with compare alone."),
+    "X-Webp-Bytes": header("integer", "Of lossless WebP; with compare alone."),
 }
+_SEED = {"X-Seed": header("integer", "The seed, also where it was a random one.")}
 
-ENCODE = _route(Encoded, ENCODED_FORMATS, _POSTED, _IMAGES_BODY)
-DECODE = _route(Images, IMAGE_FORMATS, _POSTED, _LATENTS_BODY)
-RECONSTRUCT = _route(Images, IMAGE_FORMATS, _POSTED, _IMAGES_BODY)
-SCORE = _route(Scores, (Format.json,), _POSTED, _IMAGES_BODY)
-SAMPLE = _route(Samples, IMAGE_FORMATS, (*_COMMON, *_WORK))
-COMPRESS = _route(Compressed, COMPRESSED_FORMATS, _POSTED, _IMAGES_BODY)
-COMPRESS["responses"][200]["headers"] = _FIGURES
-DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY)
+ENCODE = _route(Encoded, ENCODED_FORMATS, _POSTED, _IMAGES_BODY, TIMED)
+DECODE = _route(Images, IMAGE_FORMATS, _POSTED, _LATENTS_BODY, TIMED)
+RECONSTRUCT = _route(Images, IMAGE_FORMATS, _POSTED, _IMAGES_BODY, TIMED)
+SCORE = _route(Scores, (Format.json,), _POSTED, _IMAGES_BODY, TIMED)
+SAMPLE = _route(Samples, IMAGE_FORMATS, (*_COMMON, *_WORK), headers=_SEED)
+COMPRESS = _route(Compressed, COMPRESSED_FORMATS, _POSTED, _IMAGES_BODY, {**_FIGURES, **TIMED})
+DECOMPRESS = _route(Decompressed, IMAGE_FORMATS, (*_POSTED, Kind.OTHER_MODEL), _PAYLOAD_BODY, TIMED)
 MODELS = _route(LoadedModels, (), (*GUARDED, Kind.INVALID, Kind.NOT_READY))
 MODEL = _route(LoadedModel, (), (*GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
 LATENTS = _route(LatentsOfModel, (), (*GUARDED, Kind.UNKNOWN_MODEL, Kind.INVALID, Kind.NOT_READY))
@@ -262,34 +258,7 @@ METRICS: dict[str, Any] = {
         200: {
             "description": "Prometheus text format",
             "content": {"text/plain": {"schema": {"type": "string"}}},
-        }
+        },
+        **_problems(GUARDED),
     },
 }
-
-
-def build_document(app: FastAPI, default: BundleConfig | None) -> dict[str, Any]:
-    """Return the OpenAPI document, its request examples made for the default model once it is loaded."""
-    document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
-    bodies = (ImagesIn, LatentsIn, PayloadIn, InferenceRequest, ProblemDocument)
-    schemas = document["components"]["schemas"] | schemas_of(bodies)
-    document["components"]["schemas"] = without_const(schemas)
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            content = operation.get("requestBody", {}).get("content", {})
-            if default is not None and JSON in content:
-                content[JSON]["example"] = _example(content, default)
-    return document
-
-
-def _example(content: dict[str, Any], config: BundleConfig) -> dict[str, Any]:
-    if PAYLOAD in content:
-        payload = compress(np.zeros((1, *config.input.shape), np.uint8), None)
-        return {"payload": base64.b64encode(payload).decode()}
-    if "image/png" not in content:
-        return {"latents": [[0.0] * config.latent_dim]}
-    channels, height, width = config.input.shape
-    ramp = np.linspace(0, 255, height * width, dtype=np.uint8).reshape(height, width, 1)
-    png = encode_png(np.repeat(ramp, channels, axis=2))
-    return {"images": [base64.b64encode(png).decode()]}

@@ -8,8 +8,38 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.errors import Kind
+from app.negotiation import BODY_CODINGS
+
 BINARY = {"schema": {"type": "string", "format": "binary"}}  # of a body or an answer
+CODED = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "schema": {"type": "string", "enum": list(BODY_CODINGS)},
+    "description": "how the body is coded",
+}
 _TEMPLATE = "#/components/schemas/{model}"
+
+
+def header(type: str, description: str) -> dict[str, Any]:
+    """Return what describes a header of an answer."""
+    return {"schema": {"type": type}, "description": description}
+
+
+NAMED = {  # every answer
+    "X-Request-Id": header("string", "The request's own, or one made up for it; the log has it too."),
+    "traceresponse": header("string", "Its trace and span; with a traceparent or tracing alone."),
+}
+TIMED = {"Server-Timing": header("string", "Milliseconds in the queue and of computing.")}
+
+
+def problem_headers(kind: Kind) -> dict[str, Any]:
+    """Return what describes the headers that problems of a kind have."""
+    if kind is Kind.UNAUTHORIZED:
+        return {"WWW-Authenticate": header("string", "The schemes by which a key may be sent.")}
+    if kind is Kind.UNSUPPORTED_MEDIA_TYPE:
+        return {"Accept-Encoding": header("string", "Codings of a body; where its Content-Encoding is none.")}
+    return {"Retry-After": header("integer", "In seconds.")} if kind.is_retried else {}
 
 
 def reference(model: type[BaseModel]) -> dict[str, str]:

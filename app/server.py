@@ -26,9 +26,9 @@ from starlette.responses import Response
 
 from app import errors
 from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
+from app.document import build_document
 from app.guard import ANY, Guard
 from app.observation import ObservedRequests, expect_requests
-from app.openapi import build_document
 from app.protocol import Patience, PromptProtocol
 from app.routes import ROUTERS
 from app.service import Service
@@ -90,7 +90,7 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
     expect_requests(service.metrics, ROUTERS)
 
     def describe() -> dict[str, Any]:
-        document = app.openapi_schema or build_document(app, service.default_config)
+        document = app.openapi_schema or build_document(app, service)
         app.openapi_schema = document if service.default_config else None  # its examples need the model
         return document
 

@@ -6,16 +6,18 @@ A model of the protocol is an operation of a bundle, such as `fashion-mnist.enco
 """
 
 from app.inference.calls import Asked, Outcome
-from app.inference.messages import Inference, parse_inference, written
+from app.inference.messages import LENGTH_HEADER, Inference, check_form, parse_inference, written
 from app.inference.models import VERSION, InferenceModel, find_model, models_of
 from app.inference.tensors import size_of
 
 __all__ = [
+    "LENGTH_HEADER",
     "VERSION",
     "Asked",
     "Inference",
     "InferenceModel",
     "Outcome",
+    "check_form",
     "find_model",
     "models_of",
     "parse_inference",

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from starlette.requests import Request
 
 from app import tasks
@@ -19,17 +18,13 @@ from app.inference.messages import Signature
 from app.inference.tensors import Datatype, Tensor, Value
 from app.negotiation import Limits, as_one_array, checked_images, checked_latents, conform, decoded_images
 from app.operations import SCORES, Operation
+from app.parameters import Index, MaxError, Quality, Samples, Seed, TargetBytes, Temperature
 from app.service import Service, Work
 from codec.encoding import Effort, Manner
-from codec.lossy import BEST_QUALITY
-from codec.payload import LARGEST_ERROR
 from models.bundle import Bundle
 from models.config import Strict
 from models.images import Fit
-from models.noise import MAX_SEED
 from models.priors import Prior
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class NoParameters(Strict):
@@ -45,7 +40,7 @@ class Fitted(Strict):
 class Scored(Fitted):
     """K, latent samples an image."""
 
-    samples: int = Field(default=16, ge=1)
+    samples: Samples = 16
 
 
 class Drawn(Strict):
@@ -53,7 +48,7 @@ class Drawn(Strict):
 
     seed: Seed | None = None
     offset: Seed = 0
-    temperature: float = Field(default=1.0, ge=0, le=10)
+    temperature: Temperature = 1.0
     prior: Prior = "aggregated"
 
 
@@ -61,15 +56,15 @@ class Compressed(Strict):
     """How to compress, and how much may be lost, said in one way at most."""
 
     effort: Effort = "best"
-    max_error: int = Field(default=0, ge=0, le=LARGEST_ERROR)
-    quality: int | None = Field(default=None, ge=1, le=BEST_QUALITY)
-    target_bytes: int | None = Field(default=None, ge=1)
+    max_error: MaxError = 0
+    quality: Quality | None = None
+    target_bytes: TargetBytes | None = None
 
 
 class Decompressed(Strict):
     """The number, from 0, of the one image to read out of a payload."""
 
-    index: int | None = Field(default=None, ge=0)
+    index: Index | None = None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from app.errors import GUARDED, Kind
-from app.schemas import BINARY, reference
+from app.inference.messages import LENGTH_HEADER
+from app.schemas import BINARY, CODED, TIMED, header, problem_headers, reference
 
 Scalar = bool | int | float | str
 
@@ -137,6 +138,8 @@ class RequestedOutput(BaseModel):
 class InferenceRequest(BaseModel):
     """Inputs, parameters of the model, and the outputs that are wanted: all if absent."""
 
+    model_config = ConfigDict(extra="forbid")
+
     id: str | None = None
     parameters: dict[str, Scalar] | None = None
     inputs: list[RequestTensor]
@@ -172,13 +175,11 @@ _BINARY = {"application/octet-stream": BINARY}
 
 
 def _route(answer: Any, kinds: Sequence[Kind]) -> dict[str, Any]:
-    titles: dict[int, list[str]] = {}
+    problems: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
-        titles.setdefault(kind.status, []).append(kind.title)
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": InferenceError, "description": ", or ".join(found)}
-        for status, found in titles.items()
-    }
+        found = problems.setdefault(kind.status, {"model": InferenceError, "description": "", "headers": {}})
+        found["description"] += (", or " if found["description"] else "") + kind.title
+        found["headers"].update(problem_headers(kind))
     return {"response_class": Response, "responses": {200: {"model": answer}, **problems}}
 
 
@@ -191,15 +192,24 @@ METADATA = _route(ModelMetadata, _UNKNOWN)
 CONFIG = _route(ModelConfig, _UNKNOWN)
 STATISTICS = _route(AllStatistics, _UNKNOWN)
 INFER = _route(InferenceResponse, _INFER)
-INFER["responses"][200]["content"] = {"application/json": {}, **_BINARY}
+INFER["responses"][200] |= {
+    "content": {"application/json": {}, **_BINARY},
+    "headers": {
+        LENGTH_HEADER: header("integer", "Bytes of the JSON document, where raw tensors follow it."),
+        "Content-Encoding": header("string", "Where it is coded, as Accept-Encoding allows."),
+        "Vary": header("string", "Where it is coded."),
+        **TIMED,
+    },
+}
 INFER["openapi_extra"] = {
     "parameters": [
+        CODED,
         {
-            "name": "Inference-Header-Content-Length",
+            "name": LENGTH_HEADER,
             "in": "header",
-            "schema": {"type": "integer"},
+            "schema": {"type": "integer", "minimum": 0},
             "description": "bytes of the JSON document, where raw tensors follow it; 0 where it is left out",
-        }
+        },
     ],
     "requestBody": {
         "required": True,

@@ -23,6 +23,7 @@ from app.inference.tensors import (
     tensor_of_json,
 )
 from app.negotiation import json_of
+from app.negotiation.media import JSON
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _LENGTH_DIGITS = 20
@@ -74,6 +75,13 @@ class Signature:
         return list({tensor.name: tensor for tensor in reversed(self.inputs)}.values())[::-1]
 
 
+def check_form(content_type: str | None, header_length: str | None) -> None:
+    """Raise Problem for a body that is JSON by one header and has none by the other."""
+    if header_length == "0" and (content_type or "").partition(";")[0].strip().lower() == JSON:
+        detail = f"{LENGTH_HEADER} is 0, which leaves no JSON; Content-Type is {echo(content_type)}"
+        raise Problem(Kind.MALFORMED, detail, value=content_type)
+
+
 def parse_inference(
     body: bytes, header_length: str | None, signature: Signature, max_elements: int
 ) -> Inference:
@@ -120,7 +128,7 @@ def written(model: str, version: str, inference: Inference, values: Mapping[str,
         document["id"] = inference.id
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not raw:
-        return Response(header, media_type="application/json")
+        return Response(header, media_type=JSON)
     headers = {LENGTH_HEADER: str(len(header))}
     return Response(b"".join([header, *raw]), headers=headers, media_type="application/octet-stream")
 

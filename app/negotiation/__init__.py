@@ -19,7 +19,14 @@ from app.negotiation.answers import (
     json_answer,
     stream_images,
 )
-from app.negotiation.codings import accepted_coding, content_coding, deflated, inflated, is_worth_coding
+from app.negotiation.codings import (
+    BODY_CODINGS,
+    accepted_coding,
+    content_coding,
+    deflated,
+    inflated,
+    is_worth_coding,
+)
 from app.negotiation.media import IMAGES_IN, LATENTS_IN, PAYLOADS_IN, Format, choose_format
 from app.negotiation.requests import (
     Limits,
@@ -36,6 +43,7 @@ from app.negotiation.requests import (
 )
 
 __all__ = [
+    "BODY_CODINGS",
     "COMPRESSED_FORMATS",
     "ENCODED_FORMATS",
     "IMAGES_IN",

@@ -14,6 +14,8 @@ from app.errors import Kind, Problem, echo
 
 # The window bits that zlib knows each by. HTTP's deflate is zlib's format, not the bare stream.
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
+_OLD_NAMES = {"x-gzip": "gzip"}  # which HTTP has kept
+BODY_CODINGS = ("identity", *_WINDOW_BITS, *_OLD_NAMES)
 _PIECE_BYTES = 1 << 20  # made at once, so that what is held is known before there is more
 _QUICK_BYTES, _QUICK_PIECE_BYTES = 16 << 10, 64 << 10  # in less time than a thread's start
 _LEAST_BYTES = 1 << 10  # of an answer; a packet takes as long whatever is in it
@@ -26,10 +28,12 @@ def content_coding(request: Request) -> str | None:
     coding: str = request.headers.get("content-encoding", "identity").strip().lower()
     if coding == "identity":
         return None
+    coding = _OLD_NAMES.get(coding, coding)
     if coding not in _WINDOW_BITS:
         supported = ", ".join(("identity", *_WINDOW_BITS))
         detail = f"Content-Encoding is {echo(coding)}; supported are {supported}"
-        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=coding, limit=supported)
+        headers = {"Accept-Encoding": ", ".join(_WINDOW_BITS)}
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail, value=coding, limit=supported, headers=headers)
     return coding
 
 

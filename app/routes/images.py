@@ -15,6 +15,7 @@ from app.negotiation import (
     json_answer,
 )
 from app.operations import Operation
+from app.parameters import Samples
 from app.routes.common import (
     FitParameter,
     FormatParameter,
@@ -31,7 +32,7 @@ from app.routes.common import (
 
 router = APIRouter(route_class=StrictRoute, tags=["images"])
 SamplesParameter = Annotated[
-    int, Query(ge=1, description="K, latent samples an image: more tighten the bound `nll`.")
+    Samples, Query(description="K, latent samples an image: more tighten the bound `nll`.")
 ]
 
 

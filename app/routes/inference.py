@@ -14,10 +14,12 @@ from pydantic import ValidationError
 
 from app.errors import invalid
 from app.inference import (
+    LENGTH_HEADER,
     VERSION,
     Asked,
     Inference,
     InferenceModel,
+    check_form,
     described,
     find_model,
     models_of,
@@ -124,9 +126,10 @@ async def infer(request: Request, model: InferenceModel) -> Response:
     service = service_of(request)
     if model.call.is_on_device:
         service.batcher.check_room()
-    header_length = request.headers.get("inference-header-content-length")
+    header_length = request.headers.get(LENGTH_HEADER)
 
-    def parse(body: bytes, _: str | None, limits: Limits) -> tuple[Inference, Any, Any]:
+    def parse(body: bytes, content_type: str | None, limits: Limits) -> tuple[Inference, Any, Any]:
+        check_form(content_type, header_length)
         inference = parse_inference(body, header_length, model.signature, limits.images)
         parameters = _parameters(model, inference)
         given = model.call.prepare(inference.inputs, parameters, model.bundle, limits)

@@ -20,6 +20,7 @@ from app.negotiation import (
     parse_images,
     parse_payload,
 )
+from app.parameters import Index, MaxError, Quality, TargetBytes
 from app.routes.common import (
     QUICK,
     FormatParameter,
@@ -34,8 +35,6 @@ from app.routes.common import (
 )
 from app.service import Work
 from codec.encoding import Effort, Manner
-from codec.lossy import BEST_QUALITY
-from codec.payload import LARGEST_ERROR
 from models.images import encode_png, encode_webp
 
 MAX_COMPARED = 1 << 14  # levels: of noise, WebP at its smallest takes half a second
@@ -44,26 +43,24 @@ EffortParameter = Annotated[
     Effort, Query(description="`fast` takes a half to a tenth of the time, for a payload that is less small.")
 ]
 ErrorParameter = Annotated[
-    int,
-    Query(ge=0, le=LARGEST_ERROR, description="By how much a level may come back different; 0 is lossless."),
+    MaxError,
+    Query(description="By how much a level may come back different; 0 is lossless."),
 ]
 QualityParameter = Annotated[
-    int | None,
+    Quality | None,
     Query(
-        ge=1,
-        le=BEST_QUALITY,
         description="Lossy: more bytes and less error, the higher. From latents alone with `effort=fast`.",
     ),
 ]
 TargetParameter = Annotated[
-    int | None,
-    Query(ge=1, description="Bytes that the payload may have at most: lossy, unless lossless fits."),
+    TargetBytes | None,
+    Query(description="Bytes that the payload may have at most: lossy, unless lossless fits."),
 ]
 CompareParameter = Annotated[
     bool, Query(description="Whether to tell what PNG and lossless WebP files of few images would take, too.")
 ]
 IndexParameter = Annotated[
-    int | None, Query(ge=0, description="Number, from 0, of the one image to read out of the payload.")
+    Index | None, Query(description="Number, from 0, of the one image to read out of the payload.")
 ]
 
 

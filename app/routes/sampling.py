@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app import openapi, tasks
 from app.errors import Kind, Problem
 from app.negotiation import IMAGE_FORMATS, ImageChunk, stream_images
+from app.parameters import Seed, Temperature
 from app.routes.common import (
     FormatParameter,
     ModelParameter,
@@ -20,21 +21,16 @@ from app.routes.common import (
     service_of,
 )
 from app.tasks import Draw
-from models.noise import MAX_SEED
 from models.priors import Prior
 
 router = APIRouter(route_class=StrictRoute, tags=["samples"])
 
 CountParameter = Annotated[int, Query(alias="n", ge=1, description="Number of images.")]
 SeedParameter = Annotated[
-    int | None, Query(ge=0, le=MAX_SEED, description="Seed; a random one, told in the answer, if absent.")
+    Seed | None, Query(description="Seed; a random one, told in the answer, if absent.")
 ]
-OffsetParameter = Annotated[
-    int, Query(ge=0, le=MAX_SEED, description="Index of the first image of the seed.")
-]
-TemperatureParameter = Annotated[
-    float, Query(ge=0, le=10, allow_inf_nan=False, description="Scale of the noise: 0 gives the means.")
-]
+OffsetParameter = Annotated[Seed, Query(description="Index of the first image of the seed.")]
+TemperatureParameter = Annotated[Temperature, Query(description="Scale of the noise: 0 gives the means.")]
 PriorParameter = Annotated[
     Prior, Query(description="The standard normal, or the mixture fitted to the aggregated posterior.")
 ]

@@ -199,6 +199,14 @@ def test_a_body_without_json_is_the_tensor_and_answered_in_kind(client: httpx.Cl
     assert_close(found[0], direct(grey, pixels)[0])
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8"])
+def test_json_is_no_tensor(client: httpx.Client, media_type: str) -> None:
+    headers = {"Inference-Header-Content-Length": "0", "Content-Type": media_type}
+    response = client.post("/v2/models/encode/infer", content=b" " * 64, headers=headers)
+    detail = f"Inference-Header-Content-Length is 0, which leaves no JSON; Content-Type is {media_type}"
+    assert (response.status_code, response.json()) == (400, {"error": detail})
+
+
 def test_a_payload_alone_is_decompressed(client: httpx.Client, codec: CodecModel) -> None:
     images = pictures((1, 8, 8), 3)
     headers = {"Inference-Header-Content-Length": "0"}

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from starlette.requests import Request
 
-from app.errors import Kind, Problem
+from app.errors import Kind, Problem, answer
 from app.negotiation import accepted_coding, content_coding, deflated, inflated, is_worth_coding
 
 CODED = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -82,7 +82,14 @@ def test_damaged(body: bytes, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "coding"), [("identity", None), (" Identity", None), ("GZIP", "gzip"), ("deflate", "deflate")]
+    ("header", "coding"),
+    [
+        ("identity", None),
+        (" Identity", None),
+        ("GZIP", "gzip"),
+        ("x-gzip", "gzip"),
+        ("deflate", "deflate"),
+    ],
 )
 def test_the_coding_of_a_body(header: str, coding: str | None) -> None:
     assert content_coding(request(content_encoding=header)) == coding
@@ -94,6 +101,7 @@ def test_another_coding_is_refused(header: str) -> None:
     with pytest.raises(Problem, match="supported are identity, gzip, deflate") as raised:
         content_coding(request(content_encoding=header))
     assert raised.value.kind is Kind.UNSUPPORTED_MEDIA_TYPE
+    assert answer(raised.value, "/encode").headers["accept-encoding"] == "gzip, deflate"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import jsonschema
 import pytest
 
 from app.errors import MEDIA_TYPE, Kind
+from app.guard import METRICS, OPEN
+from app.negotiation import Format
 from app.negotiation.media import PAYLOAD
 from app.openapi import problem_example
 from app.routes import ROUTERS
 from app.routes.common import StrictRoute
+from app.server import create_app
+from app.settings import Settings
 
 ROUTES = {
     "/encode": {"application/json", "application/x-safetensors", "application/x-npy"},
@@ -58,6 +62,19 @@ def test_a_request_s_example_gets_the_answer_that_is_described(
     validate(
         response.json(), described["responses"]["200"]["content"]["application/json"]["schema"], document
     )
+
+
+def test_the_inference_protocol_s_example_is_answered_as_described(
+    client: httpx.Client, document: dict[str, Any]
+) -> None:
+    route = "/v2/models/{name}/infer"
+    described = operation(document, route)
+    name = next(iter(described["parameters"][0]["examples"]))
+    example = described["requestBody"]["content"]["application/json"]["example"]
+    response = client.post(route.format(name=name), json=example)
+    assert (name, response.status_code) == ("grey.sample", 200)
+    schema = described["responses"]["200"]["content"]["application/json"]["schema"]
+    validate(response.json(), schema, document)
 
 
 @pytest.mark.parametrize(
@@ -160,3 +177,62 @@ def test_every_route_that_refuses_unknown_parameters_says_so(document: dict[str,
 
 def test_the_playground_is_no_part_of_it(document: dict[str, Any]) -> None:
     assert not [path for path in document["paths"] if path == "/" or path.startswith("/playground")]
+
+
+def parameter(document: dict[str, Any], route: str, name: str) -> dict[str, Any]:
+    (found,) = (each for each in operation(document, route)["parameters"] if each["name"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_formats_of_a_route_are_those_that_it_answers(document: dict[str, Any], route: str) -> None:
+    formats = parameter(document, route, "format")["schema"]["anyOf"][0]["enum"]
+    assert {Format(name).media_type for name in formats} == ROUTES[route]
+    assert "schemas/Format" not in str(document)
+
+
+def test_the_limits_that_are_set_are_told() -> None:
+    document = create_app(Settings(max_samples=70, max_score_samples=80)).openapi()
+    assert parameter(document, "/sample", "n")["schema"]["maximum"] == 70
+    assert parameter(document, "/score", "samples")["schema"]["maximum"] == 80
+
+
+def test_loaded_models_are_examples(document: dict[str, Any]) -> None:
+    assert list(parameter(document, "/encode", "model")["examples"]) == ["grey", "colour"]
+    assert list(parameter(document, "/models/{id}", "id")["examples"]) == ["grey", "colour"]
+
+
+def test_an_inference_request_takes_no_other_members(document: dict[str, Any]) -> None:
+    assert document["components"]["schemas"]["InferenceRequest"]["additionalProperties"] is False
+
+
+def secured(document: dict[str, Any]) -> set[str]:
+    return {path for path in document["paths"] if "security" in operation(document, path)}
+
+
+def test_keys_are_told_of_where_they_are_set() -> None:
+    keys = ("k" * 16,)
+    document = create_app(Settings(api_keys=keys)).openapi()
+    schemes = document["components"]["securitySchemes"]
+    assert operation(document, "/encode")["security"] == [{name: []} for name in schemes]
+    assert document["paths"].keys() - secured(document) == set(OPEN)
+    opened = create_app(Settings(api_keys=keys, open_metrics=True)).openapi()
+    assert opened["paths"].keys() - secured(opened) == {*OPEN, METRICS}
+
+
+def test_no_keys_are_told_of_where_there_are_none(document: dict[str, Any]) -> None:
+    assert "securitySchemes" not in document["components"]
+    assert secured(document) == set()
+
+
+def test_every_guarded_route_documents_what_the_guard_answers(document: dict[str, Any]) -> None:
+    for path in document["paths"].keys() - set(OPEN):
+        assert {"401", "421"} <= operation(document, path)["responses"].keys(), path
+
+
+@pytest.mark.parametrize("route", ["/encode", "/v2/models/{name}/infer"])
+def test_headers_of_problems_are_described(document: dict[str, Any], route: str) -> None:
+    answers = operation(document, route)["responses"]
+    for status, name in {"401": "WWW-Authenticate", "415": "Accept-Encoding", "503": "Retry-After"}.items():
+        assert answers[status]["headers"].keys() == {name, "X-Request-Id", "traceresponse"}
