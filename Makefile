@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= 2.11.0
+FUZZ_SECONDS ?= 3600
 DATA := mnist fashion-mnist cifar10
 
 help: ## list the targets
@@ -42,6 +43,9 @@ peers: ## install the servers that the serving benchmark compares with, in an en
 fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: some minutes
 	$(BIN)/pytest tests/codec/test_fuzz.py --hypothesis-profile fuzz
 
+fuzz-hour: .venv/dev ## fuzz every parser for an hour, or FUZZ_SECONDS, into fuzzing/results.json (Linux on x86-64)
+	$(BIN)/python -m fuzzing --seconds $(FUZZ_SECONDS) --folder runs/fuzzing --results fuzzing/results.json
+
 test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.12.0
 	$(PYTHON) -m venv .venv-torch
 	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
@@ -62,4 +66,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]' -e ./client
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench peers fuzz lock
+.PHONY: help serve test test-torch check format data train bench peers fuzz fuzz-hour lock
