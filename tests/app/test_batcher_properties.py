@@ -19,7 +19,11 @@ from app.errors import Kind, Problem
 from app.metrics import DeviceMemory, Metrics
 from app.operations import ModelTask, Operation
 
-TASKS = [ModelTask("m", Operation.ENCODE), ModelTask("m", Operation.DECODE), ModelTask("m", Operation.SCORE, 3)]
+TASKS = [
+    ModelTask("m", Operation.ENCODE),
+    ModelTask("m", Operation.DECODE),
+    ModelTask("m", Operation.SCORE, 3),
+]
 COLUMNS = [1, 4, 1]  # of a row of each
 MAX_BATCH, MAX_IMAGES, LARGEST = 6, 10, 12
 MAX_BYTES = 160  # of 5 wide rows, or of 20 others
@@ -54,7 +58,7 @@ class Recording:
 
     def warm_up(self) -> None: ...
 
-    def launch(self, task: ModelTask, parts: list[np.ndarray]) -> "Launched":
+    def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Launched:
         self.batches.append((task, parts))
         return Launched(self, np.concatenate(parts))
 
@@ -82,7 +86,7 @@ class Story:
 
     engine: Recording
     metrics: Metrics = field(default_factory=Metrics)
-    requests: list[tuple[np.ndarray, bool, "asyncio.Task[Answer]"]] = field(default_factory=list)
+    requests: list[tuple[np.ndarray, bool, asyncio.Task[Answer]]] = field(default_factory=list)
     rows: int = 0
 
     def __post_init__(self) -> None:
@@ -104,7 +108,9 @@ class Story:
             waiting[number % len(waiting)].cancel()
 
     def check_limits(self) -> None:
-        found = re.fullmatch(r"<Batcher queued (\d+) images in (\d+) jobs, running (\d+)>", repr(self.batcher))
+        found = re.fullmatch(
+            r"<Batcher queued (\d+) images in (\d+) jobs, running (\d+)>", repr(self.batcher)
+        )
         assert found is not None
         queued, _, running = map(int, found.groups())
         assert 0 <= queued <= LARGEST  # an empty queue takes a request of any size
