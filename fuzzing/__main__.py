@@ -15,6 +15,7 @@ from benchmarks.serving.machine import describe_commit, describe_machine, descri
 from fuzzing.running import HANG_SECONDS, MAX_MEMORY_MB, Outcome, running
 from fuzzing.targets import NAMES
 
+PACKAGE = "fuzzing.targets"
 VERSIONS = ("atheris", "pillow", "safetensors")
 
 
@@ -46,7 +47,7 @@ def main() -> int:
 def fuzzed(names: Sequence[str], seconds: int, folder: Path) -> dict[str, Outcome]:
     """Run targets at once and print what came of each."""
     outcomes: dict[str, Outcome] = {}
-    modules = [f"fuzzing.targets.{name}" for name in names]
+    modules = [f"{PACKAGE}.{name}" for name in names]
     with running(modules, folder, f"-max_total_time={seconds}") as runs:
         for name, run in zip(names, runs.values(), strict=True):
             outcomes[name] = outcome = run.outcome(seconds)

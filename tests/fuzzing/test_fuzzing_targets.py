@@ -148,3 +148,17 @@ def test_a_target_notices_what_is_wrong(
     monkeypatch.setattr(f"fuzzing.targets.{name}.{function}", wrong)
     with pytest.raises((AssertionError, KeyError, Problem)):
         check_all()
+
+
+@pytest.mark.slow
+def test_a_target_of_the_whole_service_notices_what_is_wrong() -> None:
+    command = [sys.executable, "-m", "tests.fuzzing.planted.wrong"]
+    done = subprocess.run(command, cwd=ROOM.parent, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "payload, made again",
+        "payload, decoded",
+        "inference, written",
+        "inference, prepared",
+        "http",
+    ]

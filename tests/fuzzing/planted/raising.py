@@ -1,4 +1,4 @@
-"""A parser that raises what nobody documented, of inputs that only a guided search finds."""
+"""A parser that raises what nobody documented."""
 
 from app.negotiation import parse_images
 from fuzzing.expected import LIMITS, accepted
