@@ -6,6 +6,6 @@
 
 A target is a module of `targets`. `python -m fuzzing` runs them all at once (`make fuzz-hour` for an hour,
 into results.json), `python -m fuzzing.corpora` makes and tends the corpora, `python -m fuzzing.replay` tries
-files without libFuzzer. An input that was once a fault stays in `faults/NAME`; the test suite replays those
-and the corpora, and runs every target for a minute.
+files without libFuzzer. An input that was once a fault is kept in `faults/NAME`, once it is mended; the test
+suite replays those and the corpora, and runs every target for a minute.
 """

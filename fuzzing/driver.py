@@ -9,6 +9,8 @@ from types import FunctionType
 import atheris
 from numpy.lib import _format_impl
 
+from fuzzing import targets
+
 # What guides the mutations is what they reach in these, and in numpy's reader of npy headers. Native code is
 # not among it, and numba compiles the modules of the codec that are left out.
 INSTRUMENTED = ["app", "codec", "models", "PIL"]
@@ -19,12 +21,9 @@ COMPILED = [
 
 def main() -> None:
     """Run the target until it is at fault, or for as long as the options say."""
-    from fuzzing import targets
-
     module, *options = sys.argv[1:]
     with atheris.instrument_imports(include=INSTRUMENTED, exclude=COMPILED):
         target = targets.load(module)
-
     for function in (*vars(_format_impl).values(), ast.literal_eval):
         if isinstance(function, FunctionType):
             atheris.instrument_func(function)

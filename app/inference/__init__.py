@@ -6,7 +6,7 @@ A model of the protocol is an operation of a bundle, such as `fashion-mnist.enco
 """
 
 from app.inference.calls import Asked, Outcome
-from app.inference.messages import Inference, parse_inference, written
+from app.inference.messages import Inference, written
 from app.inference.models import VERSION, InferenceModel, find_model, models_of
 from app.inference.tensors import size_of
 
@@ -18,7 +18,6 @@ __all__ = [
     "Outcome",
     "find_model",
     "models_of",
-    "parse_inference",
     "size_of",
     "written",
 ]
