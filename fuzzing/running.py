@@ -21,6 +21,7 @@ FAULT_KINDS = {"crash": "crashes", "timeout": "hangs", "oom": "out_of_memory"}  
 _STATISTIC = re.compile(r"^stat::(\w+):\s+(\d+)$", re.M)
 _COVERAGE = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)/")
 _DONE = re.compile(r"^Done \d+ runs in (\d+) second", re.M)
+_INITED = re.compile(r"\tINITED .*rss: (\d+)Mb")
 _TRACED = re.compile(r"\n === (?:Uncaught|Timeout).*", re.S)
 
 
@@ -32,7 +33,7 @@ class FuzzingError(Exception):
 class Outcome:
     """What came of a target's run: `seconds` of a whole one, 0 of one that a fault ended.
 
-    `features` are edges with how often they were taken.
+    `features` are edges with how often they were taken; memory has grown since the corpus was read.
     """
 
     executions: int
@@ -42,6 +43,7 @@ class Outcome:
     corpus_files: int
     slowest_seconds: int
     peak_memory_mb: int
+    grown_memory_mb: int
     crashes: int
     hangs: int
     out_of_memory: int
@@ -66,7 +68,7 @@ class Run:
             self.process.wait(self.begun + seconds + START_SECONDS - time.monotonic())
         except subprocess.TimeoutExpired as error:
             raise FuzzingError(f"{self.folder.name}: still runs long after its end") from error
-        faults = {field: len(list(self.folder.glob(f"{kind}-*"))) for kind, field in FAULT_KINDS.items()}
+        faults = _faults_in(self.folder)
         text = self.log
         told = {name: int(value) for name, value in _STATISTIC.findall(text)}
         if not told or (self.process.returncode != 0) != any(faults.values()):
@@ -80,6 +82,7 @@ class Run:
             corpus_files=files,
             slowest_seconds=told["slowest_unit_time_sec"],
             peak_memory_mb=told["peak_rss_mb"],
+            grown_memory_mb=told["peak_rss_mb"] - int(begun[1]) if (begun := _INITED.search(text)) else 0,
             **faults,
         )
 
@@ -112,6 +115,8 @@ def running(modules: Sequence[str], folder: Path, *options: str) -> Iterator[dic
 def _started(module: str, folder: Path, options: Sequence[str]) -> Run:
     name, found = folder.name, folder / "found"
     found.mkdir(parents=True, exist_ok=True)
+    if any(_faults_in(folder).values()):
+        raise FuzzingError(f"{folder} has faults of an earlier run: mend them, or take them away")
     seeds = [str(path) for path in (CORPORA / name, FAULTS / name) if path.is_dir()]
     dictionary = DICTIONARIES / f"{name}.dict"
     limits = [f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MAX_MEMORY_MB}", f"-artifact_prefix={folder}/"]
@@ -126,6 +131,10 @@ def _started(module: str, folder: Path, options: Sequence[str]) -> Run:
             env=environment(),
         )
     return Run(process, folder, time.monotonic())
+
+
+def _faults_in(folder: Path) -> dict[str, int]:
+    return {field: len(list(folder.glob(f"{kind}-*"))) for kind, field in FAULT_KINDS.items()}
 
 
 def environment() -> dict[str, str]:

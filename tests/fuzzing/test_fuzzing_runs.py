@@ -105,6 +105,14 @@ def test_a_target_that_does_not_run_is_no_success(tmp_path: Path) -> None:
         runs[module].outcome(1)
 
 
+def test_faults_of_an_earlier_run_are_not_counted_again(tmp_path: Path) -> None:
+    (tmp_path / "raising").mkdir()
+    (tmp_path / "raising" / "crash-abc").write_bytes(b"abc")
+    module = "tests.fuzzing.planted.raising"
+    with pytest.raises(FuzzingError, match="has faults of an earlier run"), running([module], tmp_path):
+        pass
+
+
 def test_coverage_and_the_services_settings_do_not_reach_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COVERAGE_PROCESS_START", "VAE_MAX_IMAGES"):
         monkeypatch.setenv(name, "1")
