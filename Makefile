@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= 2.11.0
+FUZZ_SECONDS ?= 3600
 DATA := mnist fashion-mnist cifar10
 
 help: ## list the targets
@@ -48,6 +49,9 @@ fuzz: .venv/dev ## damage payloads in many more ways than the test suite does: s
 conformance: .venv/dev ## hold every operation against the OpenAPI document, in 20,000 cases: some minutes
 	$(BIN)/python -m benchmarks.conformance
 
+fuzz-hour: .venv/dev ## fuzz every parser for an hour, or FUZZ_SECONDS, into fuzzing/results.json (Linux on x86-64)
+	$(BIN)/python -m fuzzing --seconds $(FUZZ_SECONDS) --folder runs/fuzzing --results fuzzing/results.json
+
 test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.12.0
 	$(PYTHON) -m venv .venv-torch
 	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
@@ -68,4 +72,4 @@ lock: .venv/dev ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install -q -c requirements.lock -e '.[dev]' -e ./client
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench faults peers fuzz conformance lock
+.PHONY: help serve test test-torch check format data train bench faults peers fuzz fuzz-hour conformance lock

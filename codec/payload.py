@@ -192,7 +192,9 @@ def joined(parts: Sequence[Images | PayloadError]) -> Images:
     images = []
     for part in parts:
         if isinstance(part, PayloadError):
-            raise part
+            # Anew: its traceback would lead to this one, through an array of objects perhaps, and Python's
+            # collector does not look into those for what nobody needs any more.
+            raise PayloadError(*part.args)
         images.append(part)
     return np.concatenate(images)
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "client": set(),
 }
 OWN_NAMES = {"client": "vaeserve_client"}
-NAMES = MAY_IMPORT.keys() | {"tests", "benchmarks", "vaeserve_client"}
+NAMES = MAY_IMPORT.keys() | {"tests", "benchmarks", "fuzzing", "vaeserve_client"}
 
 
 def imported_rooms(source: str) -> set[str]:

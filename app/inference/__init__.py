@@ -6,7 +6,7 @@ A model of the protocol is an operation of a bundle, such as `fashion-mnist.enco
 """
 
 from app.inference.calls import Asked, Outcome
-from app.inference.messages import LENGTH_HEADER, Inference, check_form, parse_inference, written
+from app.inference.messages import LENGTH_HEADER, Inference, check_form, written
 from app.inference.models import VERSION, InferenceModel, find_model, models_of
 from app.inference.tensors import size_of
 
@@ -20,7 +20,6 @@ __all__ = [
     "check_form",
     "find_model",
     "models_of",
-    "parse_inference",
     "size_of",
     "written",
 ]

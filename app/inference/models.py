@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.errors import Kind, Problem
+from pydantic import ValidationError
+
+from app.errors import Kind, Problem, invalid
 from app.inference.calls import CALLS, Call
-from app.inference.messages import Signature
+from app.inference.messages import Inference, Signature, parse_inference
 from app.inference.tensors import Tensor
+from app.negotiation import Limits
 from app.service import Service
 from models.bundle import Bundle
 
@@ -32,6 +35,15 @@ class InferenceModel:
     def signature(self) -> Signature:
         """Its inputs and outputs."""
         return self.call.signature(self.bundle)
+
+    def parsed(self, body: bytes, header_length: str | None, limits: Limits) -> tuple[Inference, Any, Any]:
+        """Parse a body; return the request, its parameters, and what its inputs were prepared as."""
+        inference = parse_inference(body, header_length, self.signature, limits.images)
+        try:
+            parameters = self.call.parameters(**inference.parameters)
+        except ValidationError as error:
+            raise invalid("inference", error) from error
+        return inference, parameters, self.call.prepare(inference.inputs, parameters, self.bundle, limits)
 
     def metadata(self) -> dict[str, Any]:
         """Return what GET /v2/models/{name} answers: of inputs with several datatypes, the first."""

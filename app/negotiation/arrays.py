@@ -24,6 +24,10 @@ def read_npy(body: bytes, dtype: np.dtype[Any]) -> np.ndarray:
     header = BytesIO(body[:_NPY_HEADER_BYTES])
     try:
         shape, is_fortran, declared = _read_npy_header(header)
+        if any(
+            isinstance(side, bool) for side in shape
+        ):  # whole numbers to numpy's parser, not to its arrays
+            raise ValueError(f"shape is not valid: {shape}")
     except Exception as error:  # numpy parses the header as Python and lets that parser's errors through
         raise Problem(Kind.MALFORMED, f"the body is not an .npy file: {error}") from error
     if declared.newbyteorder("=") != dtype:

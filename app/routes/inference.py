@@ -10,9 +10,7 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
-from app.errors import invalid
 from app.inference import (
     LENGTH_HEADER,
     VERSION,
@@ -23,7 +21,6 @@ from app.inference import (
     described,
     find_model,
     models_of,
-    parse_inference,
     size_of,
     written,
 )
@@ -130,10 +127,7 @@ async def infer(request: Request, model: InferenceModel) -> Response:
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> tuple[Inference, Any, Any]:
         check_form(content_type, header_length)
-        inference = parse_inference(body, header_length, model.signature, limits.images)
-        parameters = _parameters(model, inference)
-        given = model.call.prepare(inference.inputs, parameters, model.bundle, limits)
-        return inference, parameters, given
+        return model.parsed(body, header_length, limits)
 
     (inference, parameters, given), deadline = await read(request, parse)
     if inference.timeout_seconds is not None:
@@ -151,13 +145,6 @@ async def _statistics(service: Service, models: Sequence[InferenceModel]) -> Res
         {"name": model.name, "version": VERSION, **told} for model, told in zip(models, figures, strict=True)
     ]
     return json_answer({"model_stats": found})
-
-
-def _parameters(model: InferenceModel, inference: Inference) -> Any:
-    try:
-        return model.call.parameters(**inference.parameters)
-    except ValidationError as error:
-        raise invalid("inference", error) from error
 
 
 async def _coded(request: Request, response: Response) -> Response:

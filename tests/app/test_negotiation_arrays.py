@@ -113,6 +113,7 @@ class TestRefusingNpy:
             npy_with("(" * 100 + "'"),
             npy_with("{'descr': '|u1', 'fortran_order': False}"),
             npy_with("{'descr': '|u1', 'fortran_order': False, 'shape': (2.0,)}", b"ab"),
+            npy_with("{'descr': '|u1', 'fortran_order': False, 'shape': (2, True)}", b"ab"),
             npy_with("{'descr': 'nonsense', 'fortran_order': False, 'shape': (2,)}", b"ab"),
             npy_with("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}" + " " * 2000, b"a"),
         ],

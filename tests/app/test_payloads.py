@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from app.settings import Settings
 from codec.archive import pack
 from codec.encoding import KINDS, LOSSLESS, Effort, Manner, compress, divided, encoded
 from codec.model import FILE, CodecError, CodecModel, dumped
-from codec.payload import decompress, images_a_chunk, parsed, varint
+from codec.payload import Chunk, decompress, images_a_chunk, parsed, varint
 from models.bundle import change_bundle
 from models.images import decode_image, encode_png, encode_webp
 from tests.app.test_routes import FORMATS, JSON, NPY, SAFETENSORS, base64_json, decoded, npy, problem
@@ -291,6 +292,15 @@ def test_a_damaged_payload_spoils_no_other_of_its_batch(client: httpx.Client, co
             problem(response, 400, "malformed", "the payload: images 0 … 0: ")
         else:
             np.testing.assert_array_equal(decoded(response, "npy"), in_place(image))
+
+
+def test_damaged_payloads_leave_nothing_behind(client: httpx.Client, codec: CodecModel) -> None:
+    payload = compress(pictures(GREY, 1), codec)
+    for _ in range(20):
+        problem(decompressed(client, payload[:-1]), 400, "malformed", "the payload: images 0 … 0: ")
+    gc.collect()
+    kept = [each for each in gc.get_objects() if isinstance(each, Chunk) and each.stream == payload[12:-1]]
+    assert len(kept) <= 2  # those of the last batch, until the next
 
 
 def test_what_is_coded_is_counted(bundle_folder: Path) -> None:

@@ -31,6 +31,7 @@ from codec.payload import (
     decompress,
     decompress_one,
     images_a_chunk,
+    joined,
     parsed,
 )
 from codec.rans import StreamError
@@ -333,6 +334,14 @@ def test_bytes_after_the_last_chunk_are_an_error(grey: CodecModel) -> None:
     images = pictures(SHAPES["grey"], images_a_chunk(SHAPES["grey"]) + 1)
     with pytest.raises(PayloadError, match="1 bytes are left over at the end"):
         decoded(compress(images, grey) + b"\0", grey)
+
+
+def test_an_error_of_a_chunk_is_raised_anew() -> None:
+    damaged = PayloadError("damaged")
+    with pytest.raises(PayloadError, match="damaged") as caught:
+        joined([pictures(SHAPES["grey"], 1), damaged])
+    assert caught.value is not damaged
+    assert damaged.__traceback__ is None
 
 
 def test_another_model_is_told_apart(grey: CodecModel, rgb: CodecModel) -> None:
