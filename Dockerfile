@@ -39,11 +39,16 @@ RUN python -m venv --without-pip /opt/venv \
               /opt/venv/lib/*/site-packages/torch/test \
               /opt/venv/lib/*/site-packages/torch/bin/test_*
 
-# .dockerignore lets in the service and its bundles, nothing else. Setuptools, which builds, is one of the locked.
+# .dockerignore lets in the service and its bundles, nothing else. What builds them, setuptools, is locked too.
 COPY . .
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --target /srv/vaeserve . \
     && chmod -R a+rX models/bundles \
     && /opt/venv/bin/python deploy/sbom.py packages.json torch.json > /srv/vaeserve/sbom.cdx.json
+
+# The codec's loops, compiled for this machine's processor; on another sort a start compiles them, as it would anyway.
+WORKDIR /srv/vaeserve
+RUN NUMBA_CACHE_DIR=/srv/vaeserve/compiled /opt/venv/bin/python -c "import codec.chunk, pathlib; \
+        list(map(codec.chunk.verified, pathlib.Path('/build/models/bundles').glob('*/codec.safetensors')))"
 
 
 FROM ${PYTHON_IMAGE}

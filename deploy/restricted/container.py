@@ -16,6 +16,10 @@ Json = dict[str, Any]
 INSIDE = (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
 CGROUPS = Path("/sys/fs/cgroup")
 NAME = "vaeserve-restricted"
+LIMITS = (
+    *("pids.max", "pids.current"),
+    *("memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.max", "memory.peak"),
+)
 READY_SECONDS, ASK_SECONDS = 180, 1
 
 
@@ -76,12 +80,12 @@ class Container:
         return decoded(said("runc", "exec", NAME, "python", "-I", "-", *arguments, feed=INSIDE))
 
     def limits(self) -> dict[str, str]:
-        """Return the limits of the container's control groups, of either version."""
+        """Return the limits of the container's control groups, of either version, and what was used of them."""
         pid = json.loads(said("runc", "state", NAME))["pid"]
         found = {}
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            for name in ("memory.limit_in_bytes", "pids.max", "memory.max"):
+            for name in LIMITS:
                 for file in (CGROUPS / controllers / path[1:] / name, CGROUPS / path[1:] / name):
                     if file.exists():
                         found[name] = file.read_text().strip()

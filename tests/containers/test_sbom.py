@@ -119,3 +119,65 @@ def test_a_licence_is_told_as_well_as_the_package_tells_it(
     metadata: dict[str, Any], licences: list[dict[str, Any]]
 ) -> None:
     assert sbom.licences(metadata) == licences
+
+
+def reported(name: str, version: str, *requirements: str, **more: Any) -> dict[str, Any]:
+    """What pip reports of a package, as far as it is read."""
+    metadata = {"name": name, "version": version, "requires_dist": list(requirements), **more}
+    return {"metadata": metadata, "download_info": {"archive_info": {"hashes": {"sha256": version * 64}}}}
+
+
+def printed(tmp_path: Path, capsys: pytest.CaptureFixture[str], *items: dict[str, Any]) -> dict[str, Any]:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"install": items}), encoding="utf-8")
+    assert sbom.main([str(report)]) == 0
+    bill: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return bill
+
+
+def test_it_is_made_of_what_pip_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bill = printed(tmp_path, capsys, reported("Not_Installed.Here", "1", license_expression="0BSD"))
+    assert bill["components"][0] == {
+        "type": "library",
+        "bom-ref": "pkg:pypi/not-installed-here@1",
+        "name": "not-installed-here",
+        "version": "1",
+        "purl": "pkg:pypi/not-installed-here@1",
+        "licenses": [{"expression": "0BSD"}],
+        "hashes": [{"alg": "SHA-256", "content": "1" * 64}],
+    }
+
+
+def test_what_is_installed_tells_its_licence_where_pip_left_it_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bill = printed(
+        tmp_path, capsys, reported("starlette", PACKAGES["starlette"]["version"]), reported("anyio", "0")
+    )
+    starlette, anyio = (
+        next(each for each in bill["components"] if each["name"] == name) for name in ("starlette", "anyio")
+    )
+    assert starlette["licenses"] == [{"expression": "BSD-3-Clause"}]
+    assert "licenses" not in anyio, "another version is installed"
+
+
+def test_a_build_of_a_version_is_told_from_the_others() -> None:
+    assert sbom.purl({"name": "torch", "version": "2.13.0+cpu"}) == "pkg:pypi/torch@2.13.0%2Bcpu"
+
+
+def test_a_package_that_only_an_extra_needs_is_needed_where_that_is_asked_for() -> None:
+    extra = 'b>=1; sys_platform == "linux" and extra == "more"'
+    packages = {
+        each["metadata"]["name"]: (each, each["metadata"])
+        for each in (reported("a", "1", extra, "elsewhere; os_name == 'nt'"), reported("b", "2", "a"))
+    }
+
+    def edges(requirement: str) -> dict[str, set[str]]:
+        return sbom.dependencies({"name": "project", "dependencies": [requirement]}, packages)
+
+    assert edges("a[other]>=1") == {"project": {"pkg:pypi/a@1"}, "pkg:pypi/a@1": set()}
+    assert edges("a[other,more]") == {
+        "project": {"pkg:pypi/a@1"},
+        "pkg:pypi/a@1": {"pkg:pypi/b@2"},
+        "pkg:pypi/b@2": {"pkg:pypi/a@1"},
+    }
