@@ -80,7 +80,7 @@ class Container:
         return decoded(said("runc", "exec", NAME, "python", "-I", "-", *arguments, feed=INSIDE))
 
     def limits(self) -> dict[str, str]:
-        """Return the limits of the container's control groups, of either version, and what was used of them."""
+        """Return the limits of the container's control groups, of either version, and what was used."""
         pid = json.loads(said("runc", "state", NAME))["pid"]
         found = {}
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():

@@ -16,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from app.settings import Settings, unknown_variables
+from codec.compiled import SHIPPED
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ("Dockerfile", "docker-compose.yml", "docker-compose.cpu.yml")
@@ -142,10 +143,19 @@ def test_the_image_answers_for_no_other_names_than_the_service_does_by_itself() 
 
 
 def test_the_bill_of_materials_is_made_of_what_was_installed() -> None:
-    installing, building = (rest for name, rest in stages()[0] if name == "RUN")
+    installing, building, *_ = (rest for name, rest in stages()[0] if name == "RUN")
     reports = re.findall(r"--report (\S+)", installing)
     assert set(reports) == {"packages.json", "torch.json"}
     assert "deploy/sbom.py packages.json torch.json > /srv/vaeserve/sbom.cdx.json" in building
+
+
+def test_the_loops_are_compiled_where_the_service_looks_for_them() -> None:
+    *_, compiling = (rest for name, rest in stages()[0] if name == "RUN")
+    assert f"NUMBA_CACHE_DIR={only('WORKDIR')}/{SHIPPED.name} " in compiling
+    assert SHIPPED.parent == ROOT, "beside the rooms, which lie in the image's WORKDIR"
+    assert f"{only('WORKDIR')} {only('WORKDIR')}" in [
+        rest.removeprefix("--from=builder ") for name, rest in stages()[-1] if name == "COPY"
+    ]
 
 
 def test_the_bundles_lie_where_the_service_looks_for_shipped_ones() -> None:
@@ -188,7 +198,7 @@ class TestEveryComposeFile:
         assert {"noexec", "nosuid", "nodev"} <= set(mount.partition(":")[2].split(","))
 
     def test_bounds_memory_processes_and_the_log(self, file: str) -> None:
-        assert service(file)["mem_limit"] == "4g"
+        assert service(file)["mem_limit"] == {CPU: "4g", GPU: "8g"}[file]
         assert service(file)["pids_limit"] == 1024
         assert service(file)["logging"]["options"].keys() == {"max-size", "max-file"}
 
