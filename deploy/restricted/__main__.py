@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,10 @@ def recorded(service: Json, image: Json, root: Path) -> Json:
 
     def configured(**changes: Any) -> Json:
         changed = {**service, **changes}
-        filtered = seccomp_filter(profile, capabilities(changed)) if profile else None
+        filtered = seccomp_filter(profile, capabilities(changed), platform.machine()) if profile else None
         return configuration(changed, image, root, init, filtered)
+
+    unfiltered = configuration(service, image, root, init, None)
 
     with Container(configured(), image["Healthcheck"]["Test"][1:]) as container:
         ready_seconds = container.wait_until_ready()
@@ -90,10 +93,14 @@ def recorded(service: Json, image: Json, root: Path) -> Json:
         "routes": routes,
         "faults": [
             *verdict.faults(found),
+            *(verdict.of_filter(found) if profile else []),
             *verdict.of_routes(routes),
             *([f"exit status {status}"] if status else []),
         ],
-        "controls": {name: verdict.faults(looked(configured(**each))) for name, each in CONTROLS.items()},
+        "controls": {
+            **{name: verdict.faults(looked(configured(**each))) for name, each in CONTROLS.items()},
+            "no filter of system calls": verdict.of_filter(looked(unfiltered)),
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any, Self
 Json = dict[str, Any]
 INSIDE = (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
 CGROUPS = Path("/sys/fs/cgroup")
-NAME = "vaeserve-restricted"
+NAME = f"vaeserve-restricted-{os.getpid()}"
 LIMITS = (
     *("pids.max", "pids.current"),
     *("memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.max", "memory.peak"),

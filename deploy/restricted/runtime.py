@@ -33,6 +33,7 @@ MOUNTS = (
 MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "sched_debug", "scsi", "timer_list")
 READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 INIT = "/sbin/docker-init"
+ARCHITECTURES = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -118,14 +119,15 @@ def in_bytes(size: str) -> int:
     return int(parts[1]) * UNITS[parts[2]]
 
 
-def seccomp_filter(profile: Json, kept: list[str], architecture: str = "amd64") -> Json:
-    """Return the runtime's filter of a profile as engines ship it, for the capabilities that are kept."""
+def seccomp_filter(profile: Json, kept: list[str], machine: str) -> Json:
+    """Return the runtime's filter of a profile as engines ship it, for the capabilities kept on a machine."""
+    architecture, name = ARCHITECTURES[machine]
     rules = [
         {key: rule[key] for key in ("names", "action", "errnoRet", "args") if rule.get(key)}
         for rule in profile["syscalls"]
         if applies(rule, set(kept), architecture)
     ]
-    native = next(each for each in profile["archMap"] if each["architecture"] == "SCMP_ARCH_X86_64")
+    native = next(each for each in profile["archMap"] if each["architecture"] == name)
     return {
         "defaultAction": profile["defaultAction"],
         "defaultErrnoRet": profile.get("defaultErrnoRet", 1),

@@ -21,6 +21,15 @@ def faults(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def of_filter(found: dict[str, Any]) -> list[str]:
+    """Return the processes whose system calls nothing filters."""
+    return [
+        f"Seccomp of {name} is {s['Seccomp']}"
+        for name, s in found["processes"].items()
+        if s["Seccomp"] != "2"
+    ]
+
+
 def of_process(name: str, status: dict[str, str]) -> list[str]:
     """Return the privileges that a process has and should not have."""
     allowed = {

@@ -14,7 +14,7 @@ import pytest
 
 from deploy.restricted import runtime, verdict
 from deploy.restricted.__main__ import COMPOSE, CONTROLS
-from deploy.restricted.container import Container, bundle, looked
+from deploy.restricted.container import NAME, Container, bundle, looked
 from tests.bundles import save_small_bundle, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def confined(tmp_path_factory: pytest.TempPathFactory) -> Confined:
     nothing["process"]["args"] = ["/bin/true"]
     with bundle(nothing) as folder:
         tried = subprocess.run(
-            ["runc", "run", "--bundle", folder, "vaeserve-probe"], capture_output=True, text=True
+            ["runc", "run", "--bundle", folder, f"{NAME}-probe"], capture_output=True, text=True
         )
     if tried.returncode != 0:
         pytest.skip(f"runc makes no container here: {tried.stderr.strip()}")

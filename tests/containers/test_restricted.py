@@ -104,12 +104,19 @@ def test_the_filter_has_the_rules_for_the_capabilities_and_the_machine() -> None
     }
 
     def names(kept: list[str]) -> list[str]:
-        return [name for each in runtime.seccomp_filter(profile, kept)["syscalls"] for name in each["names"]]
+        return [
+            name
+            for each in runtime.seccomp_filter(profile, kept, "x86_64")["syscalls"]
+            for name in each["names"]
+        ]
 
     assert names([]) == ["read", "clone", "arch_prctl"]
     assert names(["CAP_SYS_ADMIN"]) == ["read", "mount", "arch_prctl"]
-    assert runtime.seccomp_filter(profile, [])["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
-    assert runtime.seccomp_filter(profile, [])["syscalls"][0] == rule("read")
+    assert runtime.seccomp_filter(profile, [], "x86_64")["architectures"] == [
+        "SCMP_ARCH_X86_64",
+        "SCMP_ARCH_X86",
+    ]
+    assert runtime.seccomp_filter(profile, [], "x86_64")["syscalls"][0] == rule("read")
 
 
 @pytest.mark.parametrize(("size", "count"), [("64m", 64 << 20), ("4g", 4 << 30), ("1kb", 1024), ("7B", 7)])
@@ -166,6 +173,15 @@ def test_a_root_that_can_be_written_is_a_fault() -> None:
     assert verdict.faults({**SEEN, "root": "overlay rw,errors=ro"}) == ["the root is overlay rw,errors=ro"]
 
 
+def test_a_process_whose_system_calls_nothing_filters_is_told() -> None:
+    [name, *_] = SEEN["processes"]
+    unfiltered = {**SEEN["processes"][name], "Seccomp": "0"}
+    assert verdict.of_filter({"processes": {**SEEN["processes"], name: unfiltered}}) == [
+        f"Seccomp of {name} is 0"
+    ]
+    assert verdict.of_filter(SEEN) == []
+
+
 @pytest.mark.parametrize("how", ["done", "ENOENT"])
 def test_an_attempt_that_nothing_denied_is_a_fault(how: str) -> None:
     assert verdict.faults({**SEEN, "attempts": {"become root": how}}) == [f"become root: {how}"]
@@ -193,7 +209,7 @@ class TestTheRecord:
         assert names.count("python") >= 2  # the service, and what looks
 
     def test_saw_each_restriction_missing_where_it_was_taken_away(self) -> None:
-        assert RECORD["controls"].keys() == CONTROLS.keys()
+        assert RECORD["controls"].keys() == CONTROLS.keys() | {"no filter of system calls"}
         assert all(RECORD["controls"].values())
 
     def test_tried_all_that_is_tried(self) -> None:
