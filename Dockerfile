@@ -9,9 +9,11 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS builder
 
-# pip reads these by itself; unset unless given with --build-arg.
+# pip reads it by itself; unset unless given with --build-arg.
 ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
+# Where another build of torch comes from, and the digest of its file; without them it is the locked one.
+ARG TORCH_INDEX_URL
+ARG TORCH_SHA256
 
 # pip compiles the bytecode, which a read-only root could not keep. With this it is valid by the hash of its source;
 # by the time, which copying may round to another second, half of it was not, and every start compiled it anew.
@@ -19,22 +21,34 @@ ENV SOURCE_DATE_EPOCH=315532800
 
 WORKDIR /build
 
-# The dependencies alone: this layer, which holds torch, stays while the code changes. Of torch, the C++ headers and
-# the tests go: a fifth of it, for nobody here.
-COPY pyproject.toml requirements.lock ./
-RUN python -c "import tomllib; \
-        project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*project['dependencies'], sep='\n')" > dependencies.txt \
-    && python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-cache-dir -c requirements.lock -r dependencies.txt \
+# The dependencies alone: this layer, which holds torch, stays while the code changes. Every file is verified by its
+# hash in a lock, but for a torch of another index without a digest. Of torch, the C++ headers and the tests go: a
+# fifth of it, for nobody here.
+COPY requirements.lock torch.lock ./
+RUN python -m venv --without-pip /opt/venv \
+    && install="pip --python /opt/venv/bin/python install --no-cache-dir" \
+    && $install --no-deps --require-hashes --report packages.json -r requirements.lock \
+    && if [ -z "$TORCH_INDEX_URL" ]; then \
+        $install --no-deps --require-hashes --report torch.json -r torch.lock; \
+    else \
+        echo "$(grep -o '^torch==[^ ]*' torch.lock)${TORCH_SHA256:+ --hash=sha256:$TORCH_SHA256}" > torch.txt \
+        && $install --index-url "$TORCH_INDEX_URL" --report torch.json -r torch.txt; \
+    fi \
+    && pip --python /opt/venv/bin/python check \
     && rm -rf /opt/venv/lib/*/site-packages/torch/include \
               /opt/venv/lib/*/site-packages/torch/test \
               /opt/venv/lib/*/site-packages/torch/bin/test_*
 
-# .dockerignore lets in the service and its bundles, nothing else.
+# .dockerignore lets in the service and its bundles, nothing else. What builds them, setuptools, is locked too.
 COPY . .
-RUN pip install --no-cache-dir --no-deps --target /srv/vaeserve . \
-    && chmod -R a+rX models/bundles
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --target /srv/vaeserve . \
+    && chmod -R a+rX models/bundles \
+    && /opt/venv/bin/python deploy/sbom.py packages.json torch.json > /srv/vaeserve/sbom.cdx.json
+
+# The codec's loops, compiled for this machine's processor; on another sort a start compiles them, as it would anyway.
+WORKDIR /srv/vaeserve
+RUN NUMBA_CACHE_DIR=/srv/vaeserve/compiled /opt/venv/bin/python -c "import codec.chunk, pathlib; \
+        list(map(codec.chunk.verified, pathlib.Path('/build/models/bundles').glob('*/codec.safetensors')))"
 
 
 FROM ${PYTHON_IMAGE}
@@ -53,7 +67,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NUMBA_CACHE_DIR=/tmp/numba \
     VAE_HOST=0.0.0.0 \
-    VAE_ALLOWED_HOSTS=* \
     VAE_PORT=8000
 
 WORKDIR /srv/vaeserve

@@ -54,22 +54,52 @@ fuzz-hour: .venv/dev ## fuzz every parser for an hour, or FUZZ_SECONDS, into fuz
 
 test-torch: ## run the suite under another torch, in an environment of its own: make test-torch TORCH=2.12.0
 	$(PYTHON) -m venv .venv-torch
-	grep -vE '^(torch|triton|setuptools|nvidia-.*|cuda-.*)==' requirements.lock > .venv-torch/constraints
-	.venv-torch/bin/pip install -q -c .venv-torch/constraints -e '.[dev]' -e ./client torch==$(TORCH)
+	.venv-torch/bin/pip install -q --no-deps --require-hashes -r requirements-dev.lock
+	.venv-torch/bin/pip install -q torch==$(TORCH)
+	.venv-torch/bin/pip install -q --no-deps --no-build-isolation -e . -e ./client
 	.venv-torch/bin/pytest
 
-lock: .venv/dev ## write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile -q --universal --all-extras --no-emit-index-url --no-annotate --python-version 3.11 \
-	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+lock: .venv/dev ## write the lock files anew from pyproject.toml; make lock UPGRADE='-P pillow' raises a package
+	cat requirements-dev.lock torch.lock > .venv/all.lock
+	$(COMPILE) --all-extras $(UPGRADE) -o .venv/all.lock
+	cp .venv/all.lock .venv/service.lock
+	$(COMPILE) -o .venv/service.lock
+	awk '$(MARK_TORCH) !of_torch' .venv/service.lock > requirements.lock
+	awk '$(MARK_TORCH) !of_torch' .venv/all.lock > requirements-dev.lock
+	awk '$(MARK_TORCH) of_torch || /^#/' .venv/all.lock > torch.lock
 
-.venv/serve: pyproject.toml requirements.lock
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c requirements.lock -e .
-	touch $@
+sbom: .venv/dev ## write sbom.cdx.json anew; on Linux x86_64 with Python 3.11, as the image has it
+	sed -nE 's/^([a-z0-9.-]+=)(=[^\\]*).*/\1=\2/p' requirements.lock torch.lock > .venv/packages.txt
+	$(BIN)/pip install -q --dry-run --ignore-installed --no-deps --only-binary :all: \
+	    --report .venv/report.json -r .venv/packages.txt
+	$(BIN)/python deploy/sbom.py .venv/report.json > sbom.cdx.json
 
-.venv/dev: pyproject.toml requirements.lock client/pyproject.toml
+image: ## build the image with buildah, where there is no Docker engine
+	buildah build --format docker -t vaeserve:cpu \
+	    $(foreach name,PYTHON_IMAGE PIP_INDEX_URL TORCH_INDEX_URL TORCH_SHA256,--build-arg $(name)) .
+
+restricted: .venv/dev ## run the image as compose does, with runc, and record what it can do (needs root)
+	$(BIN)/python -m deploy.restricted
+
+COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate \
+    --python-version 3.11 --custom-compile-command 'make lock' pyproject.toml
+MARK_TORCH := /^[a-z]/ { of_torch = /^(torch|triton|nvidia-.*|cuda-.*)==/ }
+
+# pip verifies each file by its hashes in the lock, but for torch, whose build its index chooses: for the CPU on one
+# machine, for CUDA on another. docs/deploy.md, "Know what is inside".
+.venv/serve: LOCK = requirements.lock
+.venv/serve: PROJECTS = -e .
+.venv/dev: LOCK = requirements-dev.lock
+.venv/dev: PROJECTS = -e . -e ./client
+.venv/serve: pyproject.toml requirements.lock torch.lock
+.venv/dev: pyproject.toml requirements-dev.lock torch.lock client/pyproject.toml
+.venv/serve .venv/dev:
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c requirements.lock -e '.[dev]' -e ./client
+	$(BIN)/pip install -q --no-deps --require-hashes -r $(LOCK)
+	grep -oE '^[a-z0-9-]+==[^ ]+' torch.lock > .venv/torch.txt
+	$(BIN)/pip install -q -c .venv/torch.txt torch
+	$(BIN)/pip install -q --no-deps --no-build-isolation $(PROJECTS)
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench faults peers fuzz fuzz-hour conformance lock
+.PHONY: help serve test test-torch check format data train bench faults peers fuzz fuzz-hour conformance lock sbom \
+    image restricted

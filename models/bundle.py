@@ -129,7 +129,11 @@ def load_bundle(path: Path) -> Bundle:
     digests, dtypes, shapes, NaN or infinite values, invalid JSON, outputs that differ from the golden ones.
     """
     path = path.resolve()
-    if not path.is_dir():
+    try:
+        is_there = path.is_dir()
+    except OSError as error:  # such as one that this user may not look into
+        raise BundleError(path, [str(error)]) from error
+    if not is_there:
         raise BundleError(path, ["there is no such folder"])
     files = BundleFiles(path, REQUIRED, OPTIONAL)
     config = files.document("config.json", BundleConfig)

@@ -22,7 +22,7 @@ from tests.waiting import eventually
 ROOT = Path(__file__).parents[1]
 SERVE = "make serve"
 # No container engine is here, CI checks by itself, and what would be installed is in the environment.
-NOT_RUN = ("docker ", "make check", ".venv/bin/pip install ")
+NOT_RUN = ("docker ", "make image ", "make check", ".venv/bin/pip install ")
 # Left out where the data set is not here; the images are made up then.
 OF_THE_DATA_SET = ("make data ", ".venv/bin/python docs/frogs.py ")
 # A run of minutes, cut to seconds.
@@ -42,9 +42,9 @@ def copy(tmp_path: Path) -> Path:
     folder = tmp_path / "vaeserve"
     shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    for file in folder.rglob("pyproject.toml"):  # older than the environment, which is not to be made anew
+    # Older than the environment, which is not to be made anew.
+    for file in (*folder.rglob("pyproject.toml"), *folder.glob("*.lock")):
         os.utime(file, (0, 0))
-    os.utime(folder / "requirements.lock", (0, 0))
     if (ROOT / "data").exists():
         (folder / "data").symlink_to(ROOT / "data")
     for name, changes in SHORTER.items():

@@ -16,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from app.settings import Settings, unknown_variables
+from codec.compiled import SHIPPED
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ("Dockerfile", "docker-compose.yml", "docker-compose.cpu.yml")
@@ -137,6 +138,26 @@ def test_the_image_listens_on_every_address_at_the_port_that_it_exposes() -> Non
     assert image_environment()["VAE_PORT"] == only("EXPOSE") == str(Settings.model_fields["port"].default)
 
 
+def test_the_image_answers_for_no_other_names_than_the_service_does_by_itself() -> None:
+    assert not image_environment().keys() & {"VAE_ALLOWED_HOSTS", "VAE_CORS_ORIGINS"}
+
+
+def test_the_bill_of_materials_is_made_of_what_was_installed() -> None:
+    installing, building, *_ = (rest for name, rest in stages()[0] if name == "RUN")
+    reports = re.findall(r"--report (\S+)", installing)
+    assert set(reports) == {"packages.json", "torch.json"}
+    assert "deploy/sbom.py packages.json torch.json > /srv/vaeserve/sbom.cdx.json" in building
+
+
+def test_the_loops_are_compiled_where_the_service_looks_for_them() -> None:
+    *_, compiling = (rest for name, rest in stages()[0] if name == "RUN")
+    assert f"NUMBA_CACHE_DIR={only('WORKDIR')}/{SHIPPED.name} " in compiling
+    assert SHIPPED.parent == ROOT, "beside the rooms, which lie in the image's WORKDIR"
+    assert f"{only('WORKDIR')} {only('WORKDIR')}" in [
+        rest.removeprefix("--from=builder ") for name, rest in stages()[-1] if name == "COPY"
+    ]
+
+
 def test_the_bundles_lie_where_the_service_looks_for_shipped_ones() -> None:
     copied = [rest.split()[-1] for name, rest in stages()[-1] if name == "COPY"]
     assert f"{only('WORKDIR')}/models/bundles" in copied
@@ -144,8 +165,8 @@ def test_the_bundles_lie_where_the_service_looks_for_shipped_ones() -> None:
 
 def test_the_dependencies_are_installed_before_the_code_is_there_to_change() -> None:
     steps = [rest for name, rest in stages()[0] if name in {"COPY", "RUN"}]
-    assert steps[0] == "pyproject.toml requirements.lock ./"
-    assert "-c requirements.lock -r dependencies.txt" in steps[1]
+    assert steps[0] == "requirements.lock torch.lock ./"
+    assert "-r requirements.lock" in steps[1]
     assert steps[2] == ". ."
 
 
@@ -154,8 +175,8 @@ def test_only_the_service_enters_the_build() -> None:
     patterns = [line for line in lines if line and not line.startswith("#")]
     assert patterns[0] == "*"
     assert set(patterns[1:]) == {
-        *("!pyproject.toml", "!requirements.lock", "!README.md", "!LICENSE"),
-        *("!app", "!codec", "!models", "**/__pycache__"),
+        *("!pyproject.toml", "!requirements.lock", "!torch.lock", "!README.md", "!LICENSE"),
+        *("!app", "!codec", "!models", "!deploy/sbom.py", "**/__pycache__"),
     }
 
 
@@ -171,6 +192,18 @@ class TestEveryComposeFile:
     def test_mounts_the_root_read_only_and_tmp_writable(self, file: str) -> None:
         assert service(file)["read_only"] is True
         assert [mount.partition(":")[0] for mount in service(file)["tmpfs"]] == ["/tmp"]
+
+    def test_lets_nothing_in_tmp_be_run(self, file: str) -> None:
+        [mount] = service(file)["tmpfs"]
+        assert {"noexec", "nosuid", "nodev"} <= set(mount.partition(":")[2].split(","))
+
+    def test_bounds_memory_processes_and_the_log(self, file: str) -> None:
+        assert service(file)["mem_limit"] == {CPU: "4g", GPU: "8g"}[file]
+        assert service(file)["pids_limit"] == 1024
+        assert service(file)["logging"]["options"].keys() == {"max-size", "max-file"}
+
+    def test_names_the_hosts_that_it_answers_for(self, file: str) -> None:
+        assert service(file)["environment"]["VAE_ALLOWED_HOSTS"] == "localhost,127.0.0.1,vaeserve"
 
     def test_takes_every_privilege_away(self, file: str) -> None:
         assert service(file)["cap_drop"] == ["ALL"]

@@ -300,6 +300,10 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "there is no such folder" in faults_of(tmp_path / "nowhere")
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    assert "File name too long" in faults_of(tmp_path / ("n" * 300))
+
+
 def test_golden_outputs_that_are_nan_are_faults(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     golden = load_file(bundle / "golden.safetensors")
