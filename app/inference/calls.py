@@ -202,9 +202,10 @@ def _payload(inputs: Mapping[str, Value], _: Decompressed, bundle: Bundle, limit
 
 
 def _only(value: Value, name: str) -> Any:
-    if len(value) != 1 or (isinstance(value, np.ndarray) and value.ndim != 1):
-        detail = f"input {name} has shape {list(np.shape(value))}; expected [1]"
-        raise Problem(Kind.INVALID, detail, value=list(np.shape(value)), limit=[1])
+    shape = list(value.shape) if isinstance(value, np.ndarray) else [len(value)]
+    if shape != [1]:
+        detail = f"input {name} has shape {shape}; expected [1]"
+        raise Problem(Kind.INVALID, detail, value=shape, limit=[1])
     return value[0]
 
 

@@ -420,6 +420,7 @@ def test_what_fails_is_counted_apart(bundle_folder: Path) -> None:
         ),
         ("grey.decode", {"z": np.zeros((1, 5), np.float32)}, {}, 422, "have shape [1, 5]; expected (N, 4)"),
         ("grey.decode", {"z": np.full((1, 4), np.nan, np.float32)}, {}, 422, "latents[0][0] is nan"),
+        ("grey.sample", {"n": np.array(3)}, {}, 422, "input n has shape []; expected [1]"),
         ("grey.sample", {"n": np.array([0])}, {}, 422, "n is 0; at least 1 is needed"),
         ("grey.sample", {"n": np.array([4097])}, {}, 413, "n is 4097; the limit is 4096 a request"),
         ("grey.sample", {"n": np.array([1, 1])}, {}, 422, "input n has shape [2]; expected [1]"),
