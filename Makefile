@@ -39,6 +39,12 @@ bench: .venv/dev ## measure the start, serving against its peers and a bare torc
 faults: .venv/dev ## break things around the real service and hold it to its promises (needs wrk, slowhttptest, faketime)
 	$(BIN)/python -m benchmarks.faults $(FAULTS)
 
+soak: .venv/dev ## a million requests of every kind: memory, open files and latency (needs wrk)
+	$(BIN)/python -m benchmarks.serving.soak
+
+overload: .venv/dev ## ten times the peak load for a minute (needs wrk)
+	$(BIN)/python -m benchmarks.faults overload
+
 peers: ## install the servers that the serving benchmark compares with, in an environment of their own
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q -r benchmarks/serving/peers/requirements.txt
@@ -101,5 +107,5 @@ MARK_TORCH := /^[a-z]/ { of_torch = /^(torch|triton|nvidia-.*|cuda-.*)==/ }
 	$(BIN)/pip install -q --no-deps --no-build-isolation $(PROJECTS)
 	touch $@ .venv/serve
 
-.PHONY: help serve test test-torch check format data train bench faults peers fuzz fuzz-hour conformance lock sbom \
-    image restricted
+.PHONY: help serve test test-torch check format data train bench faults soak overload peers fuzz fuzz-hour conformance \
+    lock sbom image restricted
