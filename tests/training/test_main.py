@@ -243,7 +243,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     run_folder.mkdir(parents=True)
     (run_folder / "checkpoint.partial").symlink_to("/dev/full")
     fault = refused(capsys, "train", str(write_run(tmp_path)), "--runs", str(tmp_path / "runs"))
-    assert fault == "[Errno 28] No space left on device"
+    assert fault == f"[Errno 28] No space left on device: '{run_folder / 'checkpoint.pt'}'"
 
 
 @pytest.mark.parametrize("fault", [TypeError, ValueError, KeyError, RuntimeError])
