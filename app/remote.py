@@ -4,7 +4,8 @@
                        answer or Problem ◄─ frame ◄─────────────────────┘
 
 A frame is the lengths of its two parts, a JSON document, and the bytes of arrays. A connection is a front
-end's: what that asked for is dropped when it ends. A front end whose engine ends refuses what waits for it.
+end's: what that asked for is dropped when it ends. A front end whose engine ends refuses what waits for it,
+but for the parts of an answer that has begun, which are asked of the next engine.
 """
 
 from __future__ import annotations
@@ -109,6 +110,13 @@ class EngineServer:
         writer.write(frame({"id": document["id"], **seconds}, found.arrays))
 
 
+class EngineEndedError(Problem):
+    """There is no engine to answer."""
+
+    def __init__(self) -> None:
+        super().__init__(Kind.NOT_READY, "the engine's process has ended, and another starts")
+
+
 class RemoteBatcher:
     """A batcher in another process, which may end and come back."""
 
@@ -173,15 +181,35 @@ class RemoteBatcher:
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Do as Batcher.submit; raise Problem, not ready, where there is no engine, or none any more."""
-        return await self._asked(task, rows, deadline, waits=False)
+        try:
+            return await self._asked(task, rows, deadline, waits=False)
+        except EngineEndedError:
+            self._dropped.labels("fault").inc()
+            raise
 
     async def submit_when_room(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
-        """Do as Batcher.submit_when_room."""
-        return await self._asked(task, rows, deadline, waits=True)
+        """Do as Batcher.submit_when_room; where the engine ends, ask the next one: the answer has begun."""
+        while True:
+            try:
+                return await self._asked(task, rows, deadline, waits=True)
+            except EngineEndedError:
+                if not await self._is_back(deadline):
+                    self._dropped.labels("fault").inc()
+                    raise
+
+    async def _is_back(self, deadline: float) -> bool:
+        """Wait for an engine; return whether there is one in time."""
+        if self._is_closing:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await asyncio.sleep(RECONNECT_SECONDS)  # the end may be known to the socket alone as yet
+                await self._connected.wait()
+        return not self.is_away
 
     async def _asked(self, task: ModelTask, rows: np.ndarray, deadline: float, waits: bool) -> Answer:
         if self._writer is None or self.is_away:
-            raise _engine_ended()
+            raise EngineEndedError
         number, created = next(self._numbers), time.monotonic()
         asked = {"id": number, "task": (task.model, task.operation, task.samples)}
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -222,11 +250,11 @@ class RemoteBatcher:
         if self._writer is not None and not self._is_closing:
             log.error("the engine's process has ended, while %d requests waited for it", len(self._waiting))
         self._writer = None
+        self._connected.clear()
         self._on_change()
         for future in self._waiting.values():
             if not future.done():
-                self._dropped.labels("fault").inc()
-                future.set_exception(_engine_ended())
+                future.set_exception(EngineEndedError())
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async for document, arrays in frames(reader):
@@ -255,7 +283,3 @@ class RemoteBatcher:
 
 def _told(told: Mapping[str, Any]) -> Problem:
     return Problem(**{**told, "kind": Kind[told["kind"]]})
-
-
-def _engine_ended() -> Problem:
-    return Problem(Kind.NOT_READY, "the engine's process has ended, and another starts")

@@ -240,6 +240,43 @@ async def test_an_engine_that_ends_is_waited_for_and_found_again(tmp_path: Path)
         assert len((await ends.submit(3)).arrays[0]) == 3
 
 
+async def test_an_answer_that_has_begun_goes_on_with_the_next_engine(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        part = ends.submit(3, waits=True)
+        await ends.driver.launches()
+        await ends.hang_up()
+        while not ends.batcher.is_away:
+            await asyncio.sleep(0.01)
+        asked_meanwhile = ends.submit(1, waits=True)
+        await ends.listen()
+        ends.driver.step(10)
+        for job, rows in ((part, 3), (asked_meanwhile, 1)):
+            np.testing.assert_array_equal((await job).arrays[0][:, 0], np.arange(rows) + 1)
+        assert ends.dropped("fault") == 0
+
+
+async def test_an_answer_that_has_begun_waits_for_no_engine_beyond_its_deadline(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        part = ends.submit(1, seconds=0.3, waits=True)
+        await ends.driver.launches()
+        await ends.hang_up()
+        with pytest.raises(Problem, match="the engine's process has ended") as told:
+            await part
+        assert told.value.kind is Kind.NOT_READY
+        assert ends.dropped("fault") == 1
+        ends.driver.step()
+
+
+async def test_an_answer_that_has_begun_ends_where_its_front_end_stops(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        part = ends.submit(1, waits=True)
+        await ends.driver.launches()
+        await ends.batcher.close(1)
+        with pytest.raises(Problem, match="the engine's process has ended"):
+            await part
+        ends.driver.step()
+
+
 async def test_what_a_front_end_asked_for_ends_with_it(tmp_path: Path) -> None:
     async with connected(tmp_path) as ends:
         job = ends.submit(1)
