@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import questions_of
-from benchmarks.faults.service import Service, ready_service
+from benchmarks.faults.service import SETTLE_SECONDS, Service, ready_service
 
 TIMES, TOGETHER = 1000, 20
 ALLOWED_BYTES = 32 << 20  # of memory that allocators keep
@@ -77,8 +77,13 @@ def hang_up(service: Service, sent: bytes, read_bytes: int, count: int) -> None:
 
 
 def wait_for_quiet(service: Service) -> tuple[float, float]:
-    """Return after how long nothing was queued or in flight, and what still was when that took too long."""
+    """Return after how long nothing was queued or in flight, and what still was when that took too long.
+
+    Then the service has a moment to close what has ended, the connections of these questions among it.
+    """
     begun = time.monotonic()
     while (left := sum(map(service.figure, LEFT)) - 1) > 0 and time.monotonic() - begun < QUIET_SECONDS:
         threading.Event().wait(0.05)
-    return time.monotonic() - begun, left
+    seconds = time.monotonic() - begun
+    threading.Event().wait(SETTLE_SECONDS)
+    return seconds, left
