@@ -26,14 +26,16 @@ def server(*answers: bytes, delay: float = 0.0) -> Iterator[int]:
 
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal count
-            while await reader.read(len(REQUEST)):
-                answer = answers[count % len(answers)]
-                count += 1
-                await asyncio.sleep(delay)
-                if not answer:
-                    break
-                writer.write(answer)
-            writer.close()
+            try:
+                while await reader.read(len(REQUEST)):
+                    answer = answers[count % len(answers)]
+                    count += 1
+                    await asyncio.sleep(delay)
+                    if not answer:
+                        break
+                    writer.write(answer)
+            finally:  # also where the loop ends first and cancels this
+                writer.close()
 
         async with await asyncio.start_server(talk, "127.0.0.1", port):
             started.set()

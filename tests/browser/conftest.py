@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.servers import Running, running
 
 CHROMIUM = shutil.which("chromium")
 REFUSED = "Failed to load resource"  # what Chromium itself says of every answer that is a problem
+REST_SECONDS = 0.5  # after an answer, in which the page would ask on
+REST_DEADLINE_SECONDS = 20.0
 # What a canvas shows, or null where that is nothing.
 SHOWN = """const shown = (id) => {
     const canvas = document.getElementById(id);
@@ -57,11 +60,15 @@ class Visit:
         self.page, self.address = page, address
         self.faults: list[str] = []
         self.requests: list[str] = []
+        self._under_way: set[Request] = set()
+        self._last_end = time.monotonic()
         self.is_refused = False  # whether the service may answer problems
         page.set_default_timeout(20_000)
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.faults.append(f"uncaught: {error}"))
         page.on("request", self._note)
+        page.on("requestfinished", self._end)
+        page.on("requestfailed", self._end)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not (self.is_refused and REFUSED in message.text):
@@ -69,8 +76,13 @@ class Visit:
 
     def _note(self, request: Request) -> None:
         self.requests.append(request.url)
+        self._under_way.add(request)
         if not request.url.startswith((self.address, "data:", "blob:")):
             self.faults.append(f"a request to {request.url}")
+
+    def _end(self, request: Request) -> None:
+        self._under_way.discard(request)
+        self._last_end = time.monotonic()
 
     def open(self) -> Visit:
         """Open the page and wait until all of it is there."""
@@ -99,6 +111,14 @@ class Visit:
     def until(self, condition: str, argument: Any = None) -> None:
         """Wait until a JavaScript function returns true."""
         self.page.wait_for_function(condition, arg=argument)
+
+    def rest(self) -> None:
+        """Wait until the page asks for nothing and dims nothing that an answer would replace."""
+        deadline = time.monotonic() + REST_DEADLINE_SECONDS
+        while self._under_way or time.monotonic() - self._last_end < REST_SECONDS:
+            assert time.monotonic() < deadline, [request.url for request in self._under_way]
+            self.page.wait_for_timeout(50)
+        self.until("() => document.querySelector('[aria-busy=true]') === null")
 
     def after(self, id: str, act: Any) -> np.ndarray:
         """Act, wait until a canvas shows another image, and return that."""

@@ -91,7 +91,7 @@ def test_axe_finds_nothing_to_blame(visitors: Visitors, scheme: str, width: int)
 
 
 def violations(visit: Visit) -> list[str]:
-    visit.until("() => document.querySelector('[aria-busy=true]') === null")  # dimmed for a moment
+    visit.rest()
     found = Axe().run(visit.page).response["violations"]
     return [f"{fault['id']}: {[node['html'] for node in fault['nodes']]}" for fault in found]
 
