@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import questions_of
 from benchmarks.faults.service import ready_service
-from benchmarks.serving.material import golden_images
+from benchmarks.serving.golden import golden_images
 from models.bundle import bundle_path, load_bundle
 
 LIMIT_BYTES = 256  # of any file: writing beyond it fails as on a full disk

@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.serving.material import direct_posterior, golden_images
+from benchmarks.serving.golden import golden_images
+from benchmarks.serving.material import direct_posterior
 from benchmarks.serving.workloads import npy_bytes
 from models.bundle import bundle_path, load_bundle
 

@@ -6,7 +6,7 @@ from benchmarks.faults.bundles import flipped
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import Client, Question
 from benchmarks.faults.service import ready_service
-from benchmarks.serving.material import golden_images
+from benchmarks.serving.golden import golden_images
 from benchmarks.serving.workloads import npy_bytes
 from models.bundle import bundle_path, load_bundle
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import safetensors.numpy
 import torch
 
 from app.operations import decode
+from benchmarks.serving.golden import golden_images
 from models.bundle import Bundle
 from models.priors import sample_latents
 
@@ -22,13 +22,6 @@ class Material:
     posterior: Mapping[str, np.ndarray]
     decoded: np.ndarray
     samples: np.ndarray
-
-
-def golden_images(bundle: Bundle) -> np.ndarray:
-    """Return a bundle's golden images, uint8 (N, H, W, C): test images of its data set."""
-    levels = safetensors.numpy.load_file(bundle.path / "golden.safetensors")["levels"]
-    pixels = levels * np.uint8(255) if bundle.config.input.levels == 2 else levels
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.serving.material import golden_images
+from benchmarks.serving.golden import golden_images
 from models.bundle import bundle_path, load_bundle
 from models.vae import VAE
 

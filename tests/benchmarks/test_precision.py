@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.precision import differences, measure, table
-from benchmarks.serving.material import golden_images
+from benchmarks.serving.golden import golden_images
 from models.bundle import bundle_path, load_bundle
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pstats
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -98,3 +100,10 @@ def test_names_are_columns() -> None:
     assert lines[0] == "| µs a request | before | now |"
     assert lines[-1] == "| all | 20 | 10 |"
     assert len(lines) == 3 + len(parts)
+
+
+def test_the_bare_loop_loads_nothing_of_the_service() -> None:
+    look = "import sys, benchmarks.serving.torch_loop; print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", look], text=True).split())
+    assert {"torch", "models.vae"} <= loaded
+    assert {"app", "codec", "numba", "fastapi", "PIL"}.isdisjoint(loaded)

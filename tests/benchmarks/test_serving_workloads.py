@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from benchmarks.serving.material import Material, direct_images, direct_posterior, golden_images, material_of
+from benchmarks.serving.golden import golden_images
+from benchmarks.serving.material import Material, direct_images, direct_posterior, material_of
 from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.workloads import (
     COMPRESS_1,
