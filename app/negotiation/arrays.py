@@ -1,7 +1,9 @@
 """Arrays in npy and safetensors bytes: read without trust, and headers written ahead of streamed data."""
 
 import math
+import re
 from io import BytesIO
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,16 @@ from numpy.lib import format as npy_format
 from app.errors import Kind, Problem, echo
 
 _NPY_HEADER_BYTES = 1024  # numpy writes 128 for every array that has a place here
+_SIDE = b"(?:0|[1-9][0-9]{0,9})"
+_USUAL_NPY_HEADER = re.compile(  # of an array that has a place here, as numpy writes it
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"\{'descr': '(\|u1|[<>]f4)', 'fortran_order': (False|True), 'shape': "
+    rb"\((" + _SIDE + rb",|" + _SIDE + rb"(?:, " + _SIDE + rb")+)\), \} *\n",
+    re.DOTALL,
+)
+_NpyHeader = tuple[tuple[int, ...], bool, np.dtype[Any], int]  # shape, whether Fortran's order, dtype, length
+# CPython 3.11's parser mixes up the depths of threads that parse at once, and raises SystemError.
+_parsing_python = Lock()
 _SAFETENSORS_DTYPES = {"U8": np.dtype(np.uint8), "F32": np.dtype(np.float32)}
 
 
@@ -21,26 +33,18 @@ def read_npy(body: bytes, dtype: np.dtype[Any]) -> np.ndarray:
     Never unpickles and allocates nothing before the declared shape equals the bytes present. Raises 400 for a
     damaged file and 422 for another dtype.
     """
-    header = BytesIO(body[:_NPY_HEADER_BYTES])
-    try:
-        shape, is_fortran, declared = _read_npy_header(header)
-        if any(
-            isinstance(side, bool) for side in shape
-        ):  # whole numbers to numpy's parser, not to its arrays
-            raise ValueError(f"shape is not valid: {shape}")
-    except Exception as error:  # numpy parses the header as Python and lets that parser's errors through
-        raise Problem(Kind.MALFORMED, f"the body is not an .npy file: {error}") from error
+    shape, is_fortran, declared, offset = _usual_npy_header(body) or _any_npy_header(body)
     if declared.newbyteorder("=") != dtype:
         raise Problem(
             Kind.INVALID, f"the array is {declared}; expected {dtype}", value=str(declared), limit=str(dtype)
         )
-    present_bytes = len(body) - header.tell()
+    present_bytes = len(body) - offset
     declared_bytes = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or present_bytes != declared_bytes:
         declaration = f"shape {echo(shape)}, {echo(declared_bytes)} bytes"
         detail = f"the .npy header declares {declaration}; {present_bytes} follow"
         raise Problem(Kind.MALFORMED, detail, value=present_bytes, limit=declared_bytes)
-    return _view(body, shape, declared, header.tell(), "F" if is_fortran else "C")
+    return _view(body, shape, declared, offset, "F" if is_fortran else "C")
 
 
 def read_safetensors(body: bytes, name: str, dtype: np.dtype[Any]) -> np.ndarray:
@@ -79,6 +83,26 @@ def safetensors_header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) 
     header = orjson.dumps({name: {"dtype": code, "shape": shape, "data_offsets": (0, data_bytes)}})
     padded = header.ljust(math.ceil(len(header) / 8) * 8)
     return len(padded).to_bytes(8, "little") + padded
+
+
+def _usual_npy_header(body: bytes) -> _NpyHeader | None:
+    found = _USUAL_NPY_HEADER.match(body, 0, _NPY_HEADER_BYTES)
+    if found is None or int.from_bytes(found[1], "little") != found.end() - found.end(1):
+        return None
+    shape = tuple(int(side) for side in found[4].split(b",") if side)
+    return shape, found[3] == b"True", np.dtype(found[2].decode()), found.end()
+
+
+def _any_npy_header(body: bytes) -> _NpyHeader:
+    file = BytesIO(body[:_NPY_HEADER_BYTES])
+    try:
+        with _parsing_python:
+            shape, is_fortran, declared = _read_npy_header(file)
+        if any(isinstance(side, bool) for side in shape):  # numpy's parser takes them for whole numbers
+            raise ValueError(f"shape is not valid: {shape}")
+    except Exception as error:  # numpy parses the header as Python and lets that parser's errors through
+        raise Problem(Kind.MALFORMED, f"the body is not an .npy file: {error}") from error
+    return shape, is_fortran, declared, file.tell()
 
 
 def _read_npy_header(file: BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -1,8 +1,12 @@
 """npy and safetensors: exact bytes out, views in, and nothing hostile gets further than a problem."""
 
+import ast
+import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -95,6 +99,31 @@ class TestReading:
         assert read.dtype == FLOAT32
         assert read.tolist() == [[1.5, -2.0]]
 
+    @pytest.mark.parametrize(
+        "array", [np.zeros((2, 0, 1), np.uint8), np.ones((3, 4), ">f4"), np.ones(5, "<f4")]
+    )
+    def test_a_header_as_numpy_writes_it_is_not_parsed_as_python(
+        self, array: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = npy(array)
+        monkeypatch.setattr("ast.literal_eval", None)
+        np.testing.assert_array_equal(read_npy(body, array.dtype.newbyteorder("=")), array)
+
+    def test_other_headers_are_parsed_one_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        parse, parsing = ast.literal_eval, Semaphore(1)
+
+        def parse_alone(text: str) -> object:
+            assert parsing.acquire(blocking=False)
+            time.sleep(0.01)
+            parsing.release()
+            return parse(text)
+
+        monkeypatch.setattr("ast.literal_eval", parse_alone)
+        body = npy_with('{"shape": (2,), "descr": "u1", "fortran_order": False}\n', b"ab")
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: read_npy(body, UINT8).tolist(), range(8)))
+        assert found == [[97, 98]] * 8
+
     def test_npy_is_a_view_of_the_body(self) -> None:
         body = npy(np.zeros((256, 28, 28), np.uint8))
         assert np.shares_memory(read_npy(body, UINT8), np.frombuffer(body, np.uint8))
@@ -110,6 +139,8 @@ class TestRefusingNpy:
             b"\x93NUMPY\x01\x00\xff\xff{}",
             npy_with("not a dict"),
             npy_with("[" * 300),
+            npy_with("{'descr': '|u1', 'fortran_order': False, 'shape': (02,), }\n", b"ab"),
+            npy_with("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1, ), } \n)", b"ab"),
             npy_with("(" * 100 + "'"),
             npy_with("{'descr': '|u1', 'fortran_order': False}"),
             npy_with("{'descr': '|u1', 'fortran_order': False, 'shape': (2.0,)}", b"ab"),
