@@ -89,7 +89,6 @@ class RunningServer:
         # On as many connections as the load will have, so that batches form.
         workload, bodies = posts.workload, posts.bodies
         whose, path = f"{self.server.name}: {workload.name}", self.server.paths[workload]
-        headers = {"Content-Type": workload.content_type, "Accept": workload.accept}
         passes = max(CHECKED_PASSES, -(-len(bodies) // workload.connections))
 
         def one_connection(number: int) -> None:
@@ -97,10 +96,10 @@ class RunningServer:
             with closing(client):
                 for turn in range(passes):
                     body = bodies[(number + turn * workload.connections) % len(bodies)]
-                    client.request(workload.method, path, body.content, headers)
+                    client.request(workload.method, path, body.content, workload.headers)
                     response = client.getresponse()
                     answer = response.read()
-                    if response.status != 200:
+                    if response.status != workload.status:
                         raise BenchmarkError(f"{whose}: status {response.status}: {answer[:500]!r}")
                     workload.check(answer, body, whose, self.server.reads.get(workload))
 

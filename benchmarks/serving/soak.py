@@ -1,8 +1,9 @@
 """`python -m benchmarks.serving.soak`: memory and open files of the service over a million requests.
 
-Requests of every kind in turn, in closed loops; after each the resident memory, the open descriptors and the
-median latency; at the end what the memory is made of, beside the bare torch loop's. Writes soak.json and
-soak.png.
+Requests of every route, and some that are refused, in turn, in closed loops; after each the resident memory,
+the open descriptors and the median latency; at the end what the memory is made of, beside the bare torch
+loop's. Writes soak.json and soak.png; exits 1 where memory or descriptors grew, or a request was not answered
+as it was to be.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +28,7 @@ from matplotlib.figure import Figure
 from benchmarks.serving.contenders import SERVERS
 from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.serving.material import material_of
+from benchmarks.serving.other_workloads import other_workloads
 from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.running import Setup, started_loop, started_server, write_posts
 from benchmarks.serving.workloads import SAMPLE_SEED, SAMPLES
@@ -34,6 +37,7 @@ from models.bundle import bundle_path, load_bundle
 SETTLE_SECONDS = 0.5  # for the service to notice that the load's connections are closed
 WARM_UP_PASSES = 2  # over the workloads: buffers grow, query strings are remembered
 METRICS_SECONDS = 60  # for the last requests to be answered first
+MOST_GROWTH_BYTES = 20_000_000  # at any time after the warm-up
 LARGEST = 4  # mappings named in the memory's account
 RESULTS = Path("benchmarks/serving/results")
 
@@ -61,18 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = {**summary(rows), "resident_bytes_by_mapping": {"vaeserve": memory, "bare torch loop": bare}}
+    broken = [promise for promise, is_kept in found["promises"].items() if not is_kept]
     options.out.mkdir(parents=True, exist_ok=True)
     document = {**facts, **found, "rows": rows}
     (options.out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
     plot(rows, options.out / "soak.png")
     print(json.dumps(found, indent=1))
-    return 0
+    if broken:
+        print(f"broken: {'; '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def measure(setup: Setup, requests: int, seconds: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return a row after each turn of load, until so many requests are answered, and the memory at last."""
-    material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
+    bundle = load_bundle(bundle_path(setup.bundle))
+    material = material_of(bundle, SAMPLES, SAMPLE_SEED)
     [server] = (server for server in SERVERS if server.name == "vaeserve")
+    server = replace(server, paths={**server.paths, **other_workloads(bundle, material)})
     rows: list[dict[str, Any]] = []
     with started_server(server, setup) as running:
         cases = [running.case(write_posts(workload, material, setup.folder)) for workload in server.paths]
@@ -151,13 +160,19 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for workload in dict.fromkeys(row["workload"] for row in warm):
         own = [row["p50_seconds"] for row in warm if row["workload"] == workload]
         drift[workload] = own[-1] / own[0]
+    growth = max(row["resident_bytes"] for row in warm) - before["resident_bytes"]
+    open_files = warm[-1]["open_files"] - before["open_files"]
     return {
         "requests": rows[-1]["requests"],
         "resident_bytes_after_warm_up": before["resident_bytes"],
         "resident_bytes_growth": warm[-1]["resident_bytes"] - before["resident_bytes"],
-        "resident_bytes_most": max(row["resident_bytes"] for row in warm),
-        "open_files_growth": warm[-1]["open_files"] - before["open_files"],
+        "resident_bytes_most_growth": growth,
+        "open_files_growth": open_files,
         "p50_last_over_first": drift,
+        "promises": {
+            f"at most {MOST_GROWTH_BYTES / 1e6:g} MB more after the warm-up": growth <= MOST_GROWTH_BYTES,
+            "no descriptor more": open_files <= 0,
+        },
     }
 
 

@@ -46,6 +46,14 @@ class Workload:
     read: Callable[[bytes], Arrays]
     method: str = "POST"
     tolerance: float = TOLERANCE
+    status: int = 200  # that every answer has
+    coding: str = ""  # of the bodies: Content-Encoding
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return those of every request."""
+        own = {"Content-Type": self.content_type, "Accept": self.accept}
+        return {**own, "Content-Encoding": self.coding} if self.coding else own
 
     def check(
         self, answer: bytes, body: Body, whose: str, read: Callable[[bytes], Arrays] | None = None

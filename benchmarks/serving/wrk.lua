@@ -1,11 +1,12 @@
 -- Sends a request for each body file in turn and ends with one line of JSON.
--- Arguments: method, content type, accepted type, body files.
+-- Arguments: method, content type, accepted type, content coding or "", body files.
 local posts, turn = {}, 0
 
 function init(args)
-   for i = 4, #args do
+   for i = 5, #args do
       local file = assert(io.open(args[i], "rb"))
       local headers = { ["Content-Type"] = args[2], ["Accept"] = args[3] }
+      if args[4] ~= "" then headers["Content-Encoding"] = args[4] end
       posts[#posts + 1] = wrk.format(args[1], nil, headers, file:read("*a"))
       file:close()
    end

@@ -114,6 +114,12 @@ def test_failed_requests_fail_the_benchmark() -> None:
         wrk.parse(output(status_errors=3), "npy")
 
 
+def test_refusals_that_are_answered_fail_the_benchmark() -> None:
+    assert wrk.parse(output(status_errors=10), "damaged", are_refused=True) == wrk.Load(10, 2.0, 0.001, 0.002)
+    with pytest.raises(BenchmarkError, match=r"^damaged: 10 requests answered, 1 status errors$"):
+        wrk.parse(output(status_errors=9), "damaged", are_refused=True)
+
+
 def test_no_answer_at_all_fails_the_benchmark() -> None:
     with pytest.raises(BenchmarkError, match=r"^npy: 0 requests answered, no errors$"):
         wrk.parse(output(requests=0), "npy")

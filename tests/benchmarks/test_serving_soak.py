@@ -41,12 +41,18 @@ def test_growth_is_counted_from_the_end_of_the_warm_up(tmp_path: Path) -> None:
         "requests": 30,
         "resident_bytes_after_warm_up": 400 << 20,
         "resident_bytes_growth": 10 << 20,
-        "resident_bytes_most": 420 << 20,
+        "resident_bytes_most_growth": 20 << 20,
         "open_files_growth": 1,
         "p50_last_over_first": {"npy": 1.5},
+        "promises": {"at most 20 MB more after the warm-up": False, "no descriptor more": False},
     }
     plot(rows, tmp_path / "soak.png")
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_soak_without_growth_keeps_its_promises() -> None:
+    rows = [row(10, 400, 10, 9.0, True), row(20, 415, 12, 1.0), row(30, 395, 10, 1.5)]
+    assert all(summary(rows)["promises"].values())
 
 
 def test_a_soak_that_only_warmed_up_has_no_figures() -> None:
