@@ -143,7 +143,7 @@ def test_the_processor_is_named() -> None:
 
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A repository in which we are, one folder deep: the commit, whose files lie as they are in ours."""
+    """Be in a repository, one folder deep, whose files lie as ours do; return its commit."""
 
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
