@@ -38,6 +38,7 @@ def test_no_answer_is_other_than_the_document_says(found: Found) -> None:
     told = summary([found])
     assert told["server_errors"] == 0
     assert told["cases"] > 1000
+    assert told["cases"] > told["with_body"] > 500
     assert told["phases"] == {name: ["success"] for name in ("examples", "coverage", "fuzzing", "stateful")}
 
 
