@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import SHIPPED
-from tests.documents import console_commands, gist
+from tests.documents import console_commands, gist, made_targets, make_targets
 from tests.servers import running
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +76,12 @@ def test_every_file_that_a_document_names_is_there(path: Path) -> None:
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"\bmake (\w+)", README)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "serve" in made_targets(README)
+    assert made_targets(README) <= make_targets((ROOT / "Makefile").read_text(encoding="utf-8"))
+
+
+def test_targets_are_told_by_their_whole_names() -> None:
+    document = "Make sense of `make fuzz-anything`.\n```console\n$ A=1 make image lock B='-c d'  # e\n```\n"
+    assert made_targets(document) == {"fuzz-anything", "image", "lock"}
+    makefile = "fuzz: .venv/dev ## all\n\tmake\nfuzz-hour:\nA := b\n.venv/serve .venv/dev:\n"
+    assert make_targets(makefile) == {"fuzz", "fuzz-hour", ".venv/serve", ".venv/dev"}

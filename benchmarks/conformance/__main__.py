@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("{cases} cases, {valid_answered_2xx} of {valid} valid ones answered 2xx".format_map(told))
+    line = "{cases} cases, {with_body} with a body; {valid_answered_2xx} of {valid} valid ones answered 2xx"
+    print(line.format_map(told))
     return 1 if told["failures"] else 0
 
 

@@ -1,4 +1,7 @@
-"""Cases as Schemathesis makes them of schemas, completed by what no schema says, some of them damaged."""
+"""Cases as Schemathesis makes them of schemas, completed by what no schema says.
+
+Of the bodies that keep to their schema, some are completed, some damaged, and some left as they were made.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
@@ -34,16 +38,30 @@ _gzip = partial(gzip.compress, mtime=0)
 CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": _gzip, "x-gzip": _gzip, "deflate": zlib.compress}
 ROOMY_BYTES = 8192  # of a payload: any image here fits without loss
 UNKNOWN = 4  # one in so many cases keeps the id of a model that Schemathesis made up
-DAMAGED = 4  # one in so many has a damaged body
 PATH, QUERY = ParameterLocation.PATH, ParameterLocation.QUERY
 HEADER, BODY = ParameterLocation.HEADER, ParameterLocation.BODY
 
 
+class Fate(Enum):
+    """What becomes of a body that keeps to its schema."""
+
+    COMPLETED = auto()
+    DAMAGED = auto()
+    AS_MADE = auto()
+
+
+FATES = (Fate.COMPLETED, Fate.COMPLETED, Fate.DAMAGED, Fate.AS_MADE)
+
+
 @dataclass(frozen=True)
 class Completion:
-    """Completes cases for a service that has these models, the default first."""
+    """Completes cases for a service that has these models, the default first.
+
+    `as_made` are the ids of those whose body is as it was made: no schema says whether the service takes it.
+    """
 
     models: Mapping[str, Model]
+    as_made: set[str] = field(default_factory=set)
 
     def __call__(self, case: AnyCase) -> None:
         """Have a case's valid parts keep to what no schema says; what is to be wrong stays so."""
@@ -62,11 +80,21 @@ class Completion:
         if "format" not in case.query and "/v2" not in case.path and rng.integers(2):
             content = case.operation.definition.raw["responses"]["200"]["content"]
             case.headers.setdefault("Accept", str(rng.choice(list(content))))
-        is_damaged = False
+        fate = Fate.COMPLETED
         if modes.get(BODY) is GenerationMode.POSITIVE and case.media_type is not None:
-            is_damaged = rng.integers(DAMAGED) == 0
-            self._complete_body(rng, case, is_damaged, modes.get(HEADER) is not GenerationMode.NEGATIVE)
-        _keep_modes(case, modes, whole, is_damaged)
+            fates = FATES[:-1] if meta.phase.name is TestPhase.EXAMPLES else FATES
+            fate = fates[rng.integers(len(fates))]
+            self._complete_body(rng, case, fate, modes.get(HEADER) is not GenerationMode.NEGATIVE)
+        if fate is Fate.AS_MADE and whole is GenerationMode.POSITIVE:
+            self.as_made.add(case.id)
+        _keep_modes(case, modes, whole, fate is not Fate.COMPLETED)
+
+    def settle(self, case: AnyCase, status: int) -> None:
+        """Have a case whose body is as it was made count as valid where the service took it."""
+        if case.id in self.as_made and status < 300:
+            assert isinstance(case.meta, CaseMetadata)
+            case.meta.components[BODY] = ComponentInfo(mode=GenerationMode.POSITIVE)
+            case.meta.generation.mode = GenerationMode.POSITIVE
 
     def _complete_path(self, rng: Rng, case: AnyCase) -> None:
         names = {
@@ -97,11 +125,12 @@ class Completion:
         if case.path == "/decompress" and "index" in query:
             query["index"] = str(rng.integers(min(model.payloads)))
 
-    def _complete_body(self, rng: Rng, case: AnyCase, is_damaged: bool, may_have_headers: bool) -> None:
+    def _complete_body(self, rng: Rng, case: AnyCase, fate: Fate, may_have_headers: bool) -> None:
         headers = case.headers if may_have_headers else {}
-        if case.path.endswith("/infer"):
+        is_damaged = fate is Fate.DAMAGED
+        if fate is not Fate.AS_MADE and case.path.endswith("/infer"):
             self._complete_inference(rng, case, is_damaged, headers)
-        else:
+        elif fate is not Fate.AS_MADE:
             self._complete_own(rng, case, BODIES[case.path], is_damaged)
         if coding := CODINGS.get(headers.get("Content-Encoding", "")):
             body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
@@ -114,8 +143,9 @@ class Completion:
         if operation not in inference.OUTPUTS:
             id, operation = "", "encode"
         is_binary = case.media_type != JSON
-        body, length = inference.request(rng, operation, self._model(id), is_binary)
-        if is_damaged:
+        is_misshapen = is_damaged and bool(rng.integers(2))
+        body, length = inference.request(rng, operation, self._model(id), is_binary, is_misshapen)
+        if is_damaged and not is_misshapen:
             body, length = inference.damaged(rng, body, length)
         case.body = body
         headers.pop(LENGTH_HEADER, None)
@@ -166,13 +196,13 @@ class Completion:
 
 
 def _keep_modes(
-    case: AnyCase, modes: Mapping[ParameterLocation, GenerationMode], whole: GenerationMode, is_damaged: bool
+    case: AnyCase, modes: Mapping[ParameterLocation, GenerationMode], whole: GenerationMode, may_refuse: bool
 ) -> None:
     # Which have been judged anew, by their schemas alone.
     meta = case.meta
     assert isinstance(meta, CaseMetadata)
     for place in meta.components:
         meta.components[place] = ComponentInfo(mode=modes[place])
-    if is_damaged:
+    if may_refuse:
         meta.components[BODY] = ComponentInfo(mode=GenerationMode.NEGATIVE)
-    meta.generation.mode = GenerationMode.NEGATIVE if is_damaged else whole
+    meta.generation.mode = GenerationMode.NEGATIVE if may_refuse else whole

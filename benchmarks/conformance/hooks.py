@@ -77,6 +77,7 @@ def before_call(context: HookContext, case: AnyCase, kwargs: dict[str, Any]) -> 
 @schemathesis.hook
 def after_call(context: HookContext, case: AnyCase, response: Response) -> None:
     """Count an answer by operation, phase, whether the case was valid, type of the body, and status."""
+    complete.settle(case, response.status_code)
     assert case.meta is not None
     phase, mode = case.meta.phase.name.value, case.meta.generation.mode.value
     body = "" if case.body is NOT_SET else str(case.media_type)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ OUTPUTS = {
     "compress": ["payload", "original_bytes", "compressed_bytes", "bits_per_dim"],
     "decompress": ["images"],
 }
+TAKEN_RANKS = {"z": {2}, "n": {1}, "images": {3, 4}}  # of BYTES, whatever their name, one axis alone
+MAX_RANK = 3  # of what is misshapen
 IGNORED = {"sequence_id": 3, "sequence_start": True, "priority": 1, "triton_x": "y", "timeout": 20_000_000}
 Value = np.ndarray | list[bytes]
 
@@ -32,6 +36,7 @@ class Asked:
     datatype: str
     value: Value
     parameters: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None  # as it is declared, where it is not the value's own
 
 
 def asked(rng: Rng, operation: str, model: Model) -> Asked:
@@ -58,20 +63,37 @@ def asked(rng: Rng, operation: str, model: Model) -> Asked:
     if rng.integers(2):
         files = [file_of(image, "image/png") for image in images]
         return Asked("images", "BYTES", files, parameters)
+    if images.shape[3] == 1 and rng.integers(2):
+        images = images[..., 0]
     return Asked("images", "UINT8", images, parameters)
 
 
-def request(rng: Rng, operation: str, model: Model, is_binary: bool) -> tuple[bytes, int | None]:
+def misshapen(rng: Rng, given: Asked) -> Asked:
+    """Return an input of a rank that no model takes, with as many elements as its shape has."""
+    taken = {1} if isinstance(given.value, list) else TAKEN_RANKS[given.name]
+    rank = rng.choice([rank for rank in range(MAX_RANK + 1) if rank not in taken])
+    shape = tuple(rng.integers(1, MAX_ROWS, rank).tolist())
+    if isinstance(given.value, list):
+        elements = list(islice(cycle(given.value), math.prod(shape)))
+        return replace(given, value=elements, shape=shape)
+    return replace(given, value=np.resize(given.value, shape))
+
+
+def request(
+    rng: Rng, operation: str, model: Model, is_binary: bool, is_misshapen: bool = False
+) -> tuple[bytes, int | None]:
     """Return a body, and the bytes of its JSON document where raw tensors follow it."""
     given = asked(rng, operation, model)
+    if is_misshapen:
+        given = misshapen(rng, given)
     raw = _raw(given.value)
-    is_alone = given.datatype == "FP32" or operation in ("sample", "decompress")
+    is_alone = not is_misshapen and (given.datatype == "FP32" or operation in ("sample", "decompress"))
     if is_binary and is_alone and rng.integers(4) == 0:  # the protocol's form without a document
         return (given.value[0] if isinstance(given.value, list) else raw), 0
     tensor: dict[str, Any] = {
         "name": given.name,
         "datatype": given.datatype,
-        "shape": [len(given.value)] if isinstance(given.value, list) else list(given.value.shape),
+        "shape": list(_own_shape(given.value) if given.shape is None else given.shape),
     }
     if is_binary:
         tensor["parameters"] = {"binary_data_size": len(raw)}
@@ -110,6 +132,10 @@ def damaged(rng: Rng, body: bytes, length: int | None) -> tuple[bytes, int | Non
 
 def _some(rng: Rng, members: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if rng.integers(3) == 0}
+
+
+def _own_shape(value: Value) -> tuple[int, ...]:
+    return (len(value),) if isinstance(value, list) else value.shape
 
 
 def _raw(value: Value) -> bytes:

@@ -46,6 +46,9 @@ def summary(rounds: Sequence[Found]) -> dict[str, Any]:
         "seeds": [found.report["seed"] for found in rounds],
         "seconds": round(sum(found.report["running_time"] for found in rounds)),
         "cases": sum(row["cases"] for row in rows),
+        "with_body": sum(
+            count for row in rows for statuses in row["bodies"].values() for count in statuses.values()
+        ),
         "valid": sum(row["valid"] for row in rows),
         "valid_answered_2xx": sum(row["valid_answered_2xx"] for row in rows),
         "server_errors": sum(

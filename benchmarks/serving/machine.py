@@ -9,6 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# What recorded runs write, as git's pathspecs, whose * is of any depth.
+MEASURED = (
+    *("benchmarks/*.json", "benchmarks/*.md", "benchmarks/*.png"),
+    *("deploy/restricted/result.json", "fuzzing/results.json"),
+)
 PACKAGES = ("torch", "numpy", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "orjson")
 
 
@@ -34,10 +39,14 @@ def describe_versions(*more: str) -> dict[str, str]:
 
 
 def describe_commit() -> str:
-    """Return the git commit, marked where files differ from it; "unknown" outside a repository."""
+    """Return the git commit, marked where files differ from it that were not measured; or "unknown".
+
+    A run of several benchmarks writes one's results before the next begins: they change nothing that is run.
+    """
     try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit} with changes" if _git("status", "--porcelain") else commit
+        commit, root = _git("rev-parse", "HEAD"), _git("rev-parse", "--show-toplevel")
+        changed = _git("-C", root, "status", "--porcelain", "--", ".", *(f":!{path}" for path in MEASURED))
+        return f"{commit} with changes" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.serving.machine import describe_commit, describe_machine
 from deploy.restricted import verdict
-from deploy.restricted.container import Container, looked, mounted, said
+from deploy.restricted.container import Container, limited, looked, mounted, said
 from deploy.restricted.runtime import capabilities, compose_service, configuration, in_seconds, seccomp_filter
 
 HERE = Path(__file__).parent
@@ -25,13 +25,17 @@ RESTRICTIONS = (
     *("read_only", "tmpfs", "cap_drop", "security_opt", "pids_limit", "mem_limit"),
     *("init", "environment", "stop_grace_period"),
 )
-# Each takes one restriction away, which has to be seen from inside.
+# Each takes one restriction away, which has to be seen: from inside, or for limits in the control groups.
 CONTROLS: dict[str, dict[str, Any]] = {
     "a root that can be written": {"read_only": False},
     "the capabilities that Docker leaves": {"cap_drop": []},
     "new privileges": {"security_opt": []},
     "root as the user": {"user": "0:0"},
     "programs in /tmp": {"tmpfs": ["/tmp:exec,mode=1777,size=64m"]},
+}
+LIMIT_CONTROLS: dict[str, dict[str, Any]] = {
+    "any number of processes": {"pids_limit": None},
+    "memory without an end": {"mem_limit": None},
 }
 Json = dict[str, Any]
 
@@ -94,11 +98,16 @@ def recorded(service: Json, image: Json, root: Path) -> Json:
         "faults": [
             *verdict.faults(found),
             *(verdict.of_filter(found) if profile else []),
+            *verdict.of_limits(limits, service),
             *verdict.of_routes(routes),
             *([f"exit status {status}"] if status else []),
         ],
         "controls": {
             **{name: verdict.faults(looked(configured(**each))) for name, each in CONTROLS.items()},
+            **{
+                name: verdict.of_limits(limited(configured(**each)), service)
+                for name, each in LIMIT_CONTROLS.items()
+            },
             "no filter of system calls": verdict.of_filter(looked(unfiltered)),
         },
     }

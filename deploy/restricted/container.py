@@ -21,6 +21,7 @@ LIMITS = (
     *("pids.max", "pids.current"),
     *("memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.max", "memory.peak"),
 )
+WAITING = "import signal; signal.pause()"
 READY_SECONDS, ASK_SECONDS = 180, 1
 
 
@@ -40,6 +41,14 @@ def looked(configuration: Json) -> Json:
     process = {**configuration["process"], "args": ["python", "-I", "-", "look"]}
     with bundle({**configuration, "process": process}) as folder:
         return decoded(said("runc", "run", "--bundle", str(folder), NAME, feed=INSIDE))
+
+
+def limited(configuration: Json) -> dict[str, str]:
+    """Return the limits of a container that does nothing but wait."""
+    process = {**configuration["process"], "args": ["python", "-I", "-c", WAITING]}
+    with Container({**configuration, "process": process}, ["python", "-I", "-c", ""]) as container:
+        container.wait_until_ready()
+        return container.limits()
 
 
 class Container:

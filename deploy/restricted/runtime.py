@@ -105,9 +105,9 @@ def mount(place: str, system: str, options: str, source: str = "") -> Json:
 def resources(service: Json) -> Json:
     """Return the limits of a service."""
     limits: Json = {}
-    if "pids_limit" in service:
+    if service.get("pids_limit"):
         limits["pids"] = {"limit": int(service["pids_limit"])}
-    if "mem_limit" in service:
+    if service.get("mem_limit"):
         limits["memory"] = {"limit": in_bytes(service["mem_limit"])}
     return limits
 

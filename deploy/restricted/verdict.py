@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from deploy.restricted.runtime import resources
+
 USER = "10001"
 NO_CAPABILITY = "0" * 16
 DENIED = {"EPERM", "EACCES", "EROFS", "ENOSYS"}
 WRITABLE = {"/tmp", "/dev/shm", "/dev/mqueue"}
+LIMIT_FILES = {"pids": ("pids.max",), "memory": ("memory.limit_in_bytes", "memory.max")}  # of either version
 SAFE_MOUNT = {"noexec", "nosuid", "nodev"}
 
 
@@ -28,6 +31,18 @@ def of_filter(found: dict[str, Any]) -> list[str]:
         for name, s in found["processes"].items()
         if s["Seccomp"] != "2"
     ]
+
+
+def of_limits(told: dict[str, str], service: dict[str, Any]) -> list[str]:
+    """Return the limits that a compose file's service should have and its control groups have not."""
+    asked = resources(service)
+    faults = []
+    for name, files in LIMIT_FILES.items():
+        limit = str(asked[name]["limit"]) if name in asked else "a limit"
+        found = [told[file] for file in files if file in told]
+        if found != [limit]:
+            faults.append(f"the limit of {name} is {' and '.join(found) or 'not told'}, not {limit}")
+    return faults
 
 
 def of_process(name: str, status: dict[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.errors import Kind, Problem
 from app.negotiation import IMAGES_IN, PAYLOADS_IN
 from benchmarks.conformance.running import CONFIG, Found, conformance, summary, tabulated
 from benchmarks.serving.processes import BenchmarkError
@@ -37,6 +38,7 @@ def test_no_answer_is_other_than_the_document_says(found: Found) -> None:
     told = summary([found])
     assert told["server_errors"] == 0
     assert told["cases"] > 1000
+    assert told["cases"] > told["with_body"] > 500
     assert told["phases"] == {name: ["success"] for name in ("examples", "coverage", "fuzzing", "stateful")}
 
 
@@ -68,6 +70,25 @@ def test_with_keys(bundle_folder: Path, tmp_path: Path) -> None:
     counted = [line for line in refused.splitlines() if line.startswith("vae_requests_total")]
     (line,) = (line for line in counted if '"401"' in line)
     assert float(line.split()[-1]) >= 24  # each guarded operation was asked without a key
+
+
+def only_of_old(value: Any, name: str) -> Any:
+    """Take the element of an input as it was once taken: a scalar was a fault of the service."""
+    if len(value) != 1:
+        raise Problem(Kind.INVALID, f"input {name} has {len(value)} elements")
+    return value[0]
+
+
+def test_an_input_of_a_rank_that_was_not_thought_of_is_found(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.inference.calls._only", only_of_old)
+    with running(bundle_folder, **LIMITS) as service:
+        found = conformance(service.url, tmp_path, examples=20, seed=SEED)
+    infer = {f"POST /v2/models/{{name}}{of}/infer" for of in ("", "/versions/{version}")}
+    failures = [failure for failure in found.failures if failure["type"] == "ServerError"]
+    assert failures
+    assert {operation for failure in failures for operation in failure["operations"]} <= infer
 
 
 def lie(document: dict[str, Any]) -> None:

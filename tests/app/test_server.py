@@ -110,6 +110,39 @@ def test_a_full_queue_is_429_with_retry_after(bundle_folder: Path, gate: Gate) -
     assert first[0].status_code == second[0].status_code == 200
 
 
+def test_a_full_queue_refuses_a_request_whose_body_has_not_come(bundle_folder: Path, gate: Gate) -> None:
+    with running(bundle_folder, max_queued_images=1, max_images=1) as server, posted(server):
+        gate.entered.acquire()
+        with posted(server):
+            while "queued 1 images" not in repr(server.service.batcher):
+                server.thread.join(0.01)
+            answer = b""
+            with socket.create_connection(address(server)) as connection:
+                connection.sendall(f"{HEAD}Content-Length: {len(IMAGE)}\r\n\r\n".encode())
+                while b"}" not in answer:
+                    answer += connection.recv(1000)
+            gate.opened.set()
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 1\r\n" in answer.lower()
+
+
+def test_a_client_that_goes_amid_its_body_leaves_nothing(bundle_folder: Path) -> None:
+    with running(bundle_folder) as server:
+        with socket.create_connection(address(server)) as connection:
+            connection.sendall(f"{HEAD}Content-Length: {len(IMAGE)}\r\n\r\n".encode() + IMAGE[:-1])
+            while not server.service.intake.held_bytes:
+                server.thread.join(0.01)
+        value = server.service.metrics.registry.get_sample_value
+        while not value("vae_requests_total", {"route": "/encode", "status": "499"}):
+            server.thread.join(0.01)
+        assert server.service.intake.held_bytes == 0
+        assert value("vae_images_total", {"model": "grey", "operation": "encode"}) in (None, 0)
+
+
+def address(server: Running) -> tuple[str, int]:
+    return server.client.base_url.host, server.client.base_url.port or 80
+
+
 def test_work_of_a_departed_client_is_dropped_and_counted(bundle_folder: Path, gate: Gate) -> None:
     with running(bundle_folder) as server, posted(server):
         gate.entered.acquire()

@@ -1,12 +1,13 @@
 """What is made of raw figures: ratios, medians, tables, and what the load generator and the kernel say."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks.serving import wrk
-from benchmarks.serving.machine import cpu_model
+from benchmarks.serving.machine import cpu_model, describe_commit
 from benchmarks.serving.measurement import WARM_UP_SECONDS, Case, Measured, Sample, ratios, run_rounds
 from benchmarks.serving.processes import BenchmarkError, cpu_ticks, pinned
 from benchmarks.serving.report import table, write_report
@@ -144,3 +145,59 @@ def test_commands_are_pinned_only_where_asked() -> None:
 
 def test_the_processor_is_named() -> None:
     assert cpu_model("processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: other\n") == "AMD EPYC"
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Be in a repository, one folder deep, whose files lie as ours do; return its commit."""
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        ran = subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return ran.stdout.strip()
+
+    for name in ("app/main.py", *MEASURED_FILES, *RUN_FILES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("as it was")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    monkeypatch.chdir(tmp_path / "app")
+    return git("rev-parse", "HEAD")
+
+
+MEASURED_FILES = (
+    "benchmarks/startup.json",
+    "benchmarks/faults/results.json",
+    "benchmarks/serving/results/soak.png",
+    "benchmarks/compression/results/results.md",
+    "deploy/restricted/result.json",
+    "fuzzing/results.json",
+)
+RUN_FILES = (
+    "benchmarks/startup.py",
+    "benchmarks/serving/wrk.lua",
+    "models/bundles/mnist/config.json",
+    "pyproject.toml",
+)
+
+
+def test_results_that_were_written_are_no_changes_to_what_was_measured(committed: str) -> None:
+    for name in MEASURED_FILES:
+        Path("..", name).write_text("anew")
+    Path("../benchmarks/new.json").touch()
+    assert describe_commit() == committed
+
+
+@pytest.mark.parametrize("name", ["app/main.py", "app/new.py", *RUN_FILES])
+def test_what_is_run_and_is_not_as_committed_is_a_change(committed: str, name: str) -> None:
+    Path("..", name).write_text("otherwise")
+    assert describe_commit() == f"{committed} with changes"
+
+
+def test_outside_a_repository_no_commit_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert describe_commit() == "unknown"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from deploy.restricted import runtime, verdict
-from deploy.restricted.__main__ import COMPOSE, CONTROLS
-from deploy.restricted.container import NAME, Container, bundle, looked
+from deploy.restricted.__main__ import COMPOSE, CONTROLS, LIMIT_CONTROLS
+from deploy.restricted.container import NAME, Container, bundle, limited, looked
 from tests.bundles import save_small_bundle, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,8 @@ READY = (
     "import http.client as h; c = h.HTTPConnection('localhost', 8000); c.request('GET', '/health/ready'); "
 )
 READY += "raise SystemExit(c.getresponse().status != 200)"
-FOLDERS = ("/usr", "/bin", "/lib", "/lib64", sys.base_prefix, sys.prefix, str(ROOT))
+ENVIRONMENT = str(Path(sys.prefix).resolve())  # which may be a link to one elsewhere
+FOLDERS = ("/usr", "/bin", "/lib", "/lib64", sys.base_prefix, sys.prefix, ENVIRONMENT, str(ROOT))
 
 
 class Confined:
@@ -84,7 +85,7 @@ def test_the_service_does_its_work_without_privileges_and_ends_by_itself(confine
         container.wait_until_ready()
         assert verdict.of_routes(container.told("ask", "8000")) == []
         assert verdict.faults(container.told("look")) == []
-        assert container.limits()
+        assert verdict.of_limits(container.limits(), SERVICE) == []
         assert container.stop(40)[0] == 0
 
 
@@ -92,3 +93,10 @@ def test_the_service_does_its_work_without_privileges_and_ends_by_itself(confine
 @pytest.mark.parametrize("missing", CONTROLS)
 def test_a_restriction_that_is_taken_away_is_missed(confined: Confined, missing: str) -> None:
     assert verdict.faults(looked(confined.configured(**CONTROLS[missing])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", LIMIT_CONTROLS)
+def test_a_limit_that_is_taken_away_is_missed(confined: Confined, missing: str) -> None:
+    assert verdict.of_limits(limited(confined.configured()), SERVICE) == []
+    assert len(verdict.of_limits(limited(confined.configured(**LIMIT_CONTROLS[missing])), SERVICE)) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.restricted import inside, runtime, verdict
-from deploy.restricted.__main__ import COMPOSE, CONTROLS, RESTRICTIONS
+from deploy.restricted.__main__ import COMPOSE, CONTROLS, LIMIT_CONTROLS, RESTRICTIONS
 
 ROOT = Path(__file__).parents[2]
 RECORD: dict[str, Any] = json.loads(
@@ -64,7 +64,7 @@ class TestTheRuntimeIsTold:
     def test_the_limits(self) -> None:
         limits = configured(pids_limit=7, mem_limit="2m")["linux"]["resources"]
         assert limits == {"pids": {"limit": 7}, "memory": {"limit": 2 << 20}}
-        assert runtime.resources({}) == {}
+        assert runtime.resources({}) == runtime.resources({"pids_limit": None, "mem_limit": None}) == {}
 
     def test_an_init_where_there_is_one(self) -> None:
         told = runtime.configuration(SERVICE, IMAGE, Path("/"), Path("/usr/bin/tini-static"), None)
@@ -135,6 +135,7 @@ SEEN: dict[str, Any] = RECORD["found"]
 
 def test_nothing_is_at_fault_in_what_was_recorded() -> None:
     assert verdict.faults(SEEN) == verdict.of_routes(RECORD["routes"]) == RECORD["faults"] == []
+    assert verdict.of_limits(RECORD["limits"], SERVICE) == []
     assert RECORD["exit_status_on_sigterm"] == 0
 
 
@@ -187,6 +188,39 @@ def test_an_attempt_that_nothing_denied_is_a_fault(how: str) -> None:
     assert verdict.faults({**SEEN, "attempts": {"become root": how}}) == [f"become root: {how}"]
 
 
+LIMITED = {"pids_limit": 7, "mem_limit": "2m"}
+
+
+@pytest.mark.parametrize("file", ["memory.limit_in_bytes", "memory.max"])
+def test_limits_as_they_were_asked_for_are_none(file: str) -> None:
+    assert verdict.of_limits({"pids.max": "7", file: "2097152", "pids.current": "9"}, LIMITED) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "service", "fault"),
+    [
+        ({"pids.max": "max", "memory.max": "2097152"}, LIMITED, "the limit of pids is max, not 7"),
+        ({"pids.max": "7", "memory.max": "max"}, LIMITED, "the limit of memory is max, not 2097152"),
+        (
+            {"pids.max": "7", "memory.limit_in_bytes": "9223372036854771712"},
+            LIMITED,
+            "the limit of memory is 9223372036854771712, not 2097152",
+        ),
+        ({"pids.max": "7"}, LIMITED, "the limit of memory is not told, not 2097152"),
+        ({"memory.max": "2097152"}, LIMITED, "the limit of pids is not told, not 7"),
+        (
+            {"pids.max": "7", "memory.max": "max"},
+            {"pids_limit": 7},
+            "the limit of memory is max, not a limit",
+        ),
+    ],
+)
+def test_a_limit_that_is_not_as_it_was_asked_for_is_a_fault(
+    told: dict[str, str], service: dict[str, Any], fault: str
+) -> None:
+    assert verdict.of_limits(told, service) == [fault]
+
+
 def test_a_route_that_does_not_answer_is_a_fault() -> None:
     assert verdict.of_routes({"GET /": 200, "GET /sample": 500, "POST /new": -1}) == [
         "GET /sample answered 500",
@@ -200,8 +234,6 @@ class TestTheRecord:
         assert RECORD["applied"] == {key: SERVICE[key] for key in RESTRICTIONS}, (
             "make restricted records anew"
         )
-        assert int(RECORD["limits"]["pids.max"]) == SERVICE["pids_limit"]
-        assert runtime.in_bytes(SERVICE["mem_limit"]) in map(int, RECORD["limits"].values())
 
     def test_has_the_service_itself_among_the_processes(self) -> None:
         names = [name.split()[1] for name in SEEN["processes"]]
@@ -209,7 +241,7 @@ class TestTheRecord:
         assert names.count("python") >= 2  # the service, and what looks
 
     def test_saw_each_restriction_missing_where_it_was_taken_away(self) -> None:
-        assert RECORD["controls"].keys() == CONTROLS.keys() | {"no filter of system calls"}
+        assert RECORD["controls"].keys() == {*CONTROLS, *LIMIT_CONTROLS, "no filter of system calls"}
         assert all(RECORD["controls"].values())
 
     def test_tried_all_that_is_tried(self) -> None:
