@@ -16,7 +16,7 @@ from benchmarks.faults import __main__ as command
 from benchmarks.faults import bombs, bundles, sigterm
 from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
 from benchmarks.faults.found import Row, Setup
-from benchmarks.faults.load import Client, Fate, Question, Tally, loaded, questions_of
+from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
 from benchmarks.faults.overload import promises
 from benchmarks.faults.payloads import damaged
 from benchmarks.faults.slow_clients import compared, percentile
@@ -80,6 +80,18 @@ def test_every_request_meets_its_fate(answer: bytes | None, fate: Fate) -> None:
 
 def test_a_connection_that_nobody_takes_is_turned_away() -> None:
     assert Client(free_port(), 1, keeps_connection=False).ask(ASK)[0] == "turned_away"
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), OSError(99, "no address")])
+def test_a_connection_that_ends_while_it_is_made_is_lost(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("http.client.HTTPConnection.connect", connect)
+    fate, _, what = Client(1, 1, keeps_connection=False).ask(ASK)
+    assert (fate, what) == ("lost", f"/: {error!r} while connecting")
 
 
 def test_a_load_is_counted_whole() -> None:
@@ -169,6 +181,17 @@ def test_questions_are_answered_rightly_and_others_answers_are_wrong(service: Ru
         for q in questions
     ]
     assert not questions[0].is_right(bodies[3])
+    assert not questions[0].is_right(b"")
+    [samples] = [body for q, body in zip(questions, bodies, strict=True) if q.path.startswith("/sample")]
+    is_right = questions[2].is_right
+    assert len(samples) == 128 + SAMPLES * 64
+    assert is_right(samples)
+    for place in (128, len(samples) - 1):  # another first image, another last one
+        level = samples[place] + (2 if samples[place] < 128 else -2)
+        assert not is_right(samples[:place] + bytes([level]) + samples[place + 1 :])
+    page = 32 * 64  # of a batch, whose place another has taken
+    assert not is_right(samples[:128] + samples[128 + page :] + samples[128 : 128 + page])
+    assert not is_right(samples[:-1])
 
 
 def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
