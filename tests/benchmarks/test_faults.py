@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from benchmarks.faults import __main__ as command
-from benchmarks.faults import bombs, bundles, sigterm
+from benchmarks.faults import bombs, bundles, kill, sigterm
 from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
 from benchmarks.faults.overload import promises
 from benchmarks.faults.payloads import damaged
+from benchmarks.faults.service import Service
 from benchmarks.faults.slow_clients import compared, percentile
 from benchmarks.serving.poisson import Answers
-from benchmarks.serving.processes import BenchmarkError, free_port
+from benchmarks.serving.processes import BenchmarkError, Process, free_port
 from models.images import ImageError, decode_image
 from tests.servers import Running, running, save_grey_and_colour
 
@@ -204,28 +207,101 @@ def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
     made = service.client.post("/compress?format=payload", content=body, headers=headers).content
     port = service.client.base_url.port
     assert port is not None
-    assert damaged(Setup("", tmp_path), port, "effort=best", made, b"").broken == []
-    whole = damaged(Setup("", tmp_path), port, "whole", made + b"\0", b"").figures  # cut to the whole
-    assert (whole["wrong"], whole["neither"]) == (1, 0)
+    setup, sent = Setup("", tmp_path), image[..., None]
+    assert damaged(setup, port, "effort=best", made, sent).broken == []
+    other = damaged(setup, port, "effort=best", made, sent + np.uint8(1))
+    assert other.broken == ["the payload without damage gives the images that were sent"]
+    assert damaged(setup, port, "of some loss", made, sent + np.uint8(1), limit=1).broken == []
+    whole = damaged(setup, port, "whole", made + b"\0", sent)  # cut to the whole
+    assert (whole.figures["wrong"], whole.figures["neither"]) == (1, 0)
+    assert len(whole.broken) == 3
 
 
 def test_one_bit_is_flipped() -> None:
     assert flipped(b"\x00\x00", 9) == b"\x00\x02"
 
 
+def refusing(name: str, before: str = "") -> str:
+    """Return the log of a service that refuses a bundle for a file."""
+    said = f"ERROR:     not started: bundle /tmp/vaeserve-faults-1/config.json: 1 fault(s)\n"
+    return f"INFO:     loading\n{before}{said}  - {name}: missing\nINFO:     Shutting down\n"
+
+
 @pytest.mark.parametrize(
     "end",
     [
-        End(None, 1.0, False, "1 fault(s) config.json"),
-        End(0, 1.0, False, "1 fault(s) config.json"),
-        End(1, 5.5, False, "1 fault(s) config.json"),
-        End(1, 1.0, True, "1 fault(s) config.json"),
-        End(1, 1.0, False, "1 fault(s) model.safetensors"),
+        End(None, 1.0, False, refusing("config.json")),
+        End(0, 1.0, False, refusing("config.json")),
+        End(1, 5.5, False, refusing("config.json")),
+        End(1, 1.0, True, refusing("config.json")),
+        End(1, 1.0, False, refusing("model.safetensors")),
+        End(1, 1.0, False, refusing("my-config.json")),
+        End(1, 1.0, False, "ERROR: not started: [Errno 2] /tmp/vaeserve-faults-1/config.json"),
+        End(1, 1.0, False, refusing("config.json", "Traceback (most recent call last):\n")),
     ],
 )
 def test_a_start_is_a_refusal_only_where_it_ends_in_time_names_the_file_and_never_was_ready(end: End) -> None:
-    assert End(1, 1.0, False, "1 fault(s) config.json").is_refusal_of("config.json")
+    assert End(1, 1.0, False, refusing("config.json")).is_refusal_of("config.json")
     assert not end.is_refusal_of("config.json")
+
+
+def test_the_list_of_sums_is_named_where_another_file_does_not_match_it() -> None:
+    log = refusing("x").replace("x: missing", "card.md: SHA-256 is 0, SHA256SUMS lists none")
+    assert End(1, 1.0, False, log).is_refusal_of("SHA256SUMS")
+
+
+class Looks:
+    """A log that says so many times that nothing serves yet, and then that it does."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def asked_at(port: int, folder: Path) -> Service:
+    """Return a service that is asked at a port, and has no process."""
+    log = folder / "service.log"
+    log.write_text("")
+    return Service(Process(cast("subprocess.Popen[str]", None), log, ""), port)
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(RIGHT, False), (BUSY + b"Retry-After: 1\r\n\r\n", True)])
+def test_a_service_that_says_it_is_ready_without_an_engine_breaks_its_promise(
+    answer: bytes, kept: bool, tmp_path: Path
+) -> None:
+    ends, tally = kill.Ends(ready_after=[1.0]), Tally()
+    with answering(answer) as port:
+        kill.watch(asked_at(port, tmp_path), ends, 0.0, Looks(3))
+    assert (ends.asked, ends.said_ready_wrongly) == ([3], 0 if kept else 3)
+    promise = "not said to be ready while there is none"
+    assert kill.row_of("engine", 1, tally, ends, {}, True).promises[promise] is kept
+    assert promise not in kill.row_of("front-end", 1, tally, ends, {}, True).promises
+
+
+def test_a_watch_that_never_asked_keeps_no_promise(tmp_path: Path) -> None:
+    ends = kill.Ends(ready_after=[1.0])
+    with answering(BUSY + b"\r\n") as port:
+        kill.watch(asked_at(port, tmp_path), ends, 0.0, Looks(0))
+    row = kill.row_of("engine", 1, Tally(), ends, {}, True)
+    assert "not said to be ready while there is none" in row.broken
+
+
+def test_a_service_is_not_ready_again_before_the_new_process_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kill, "GIVE_UP_SECONDS", 0.2)
+    processes = {"engine": [1], "front-end": [2, 4]}
+    monkeypatch.setattr(Service, "children", lambda _, role: processes[role])
+    with answering(RIGHT) as port:  # by the front end that is left
+        service = asked_at(port, tmp_path)
+        with pytest.raises(BenchmarkError, match="not ready again"):
+            kill.until_ready(service, [3], lambda: kill.said(service, "front-end") > 0)
+        service.process.log.write_text("INFO:     ready in 0.10 s: grey on cpu\n")
+        monkeypatch.setattr(kill, "GIVE_UP_SECONDS", 30.0)
+        kill.until_ready(service, [3], lambda: kill.said(service, "front-end") > 0)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
