@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import __main__ as command
-from benchmarks.faults import bombs, bundles, kill, sigterm
+from benchmarks.faults import bombs, bundles, disk_full, kill, sigterm
 from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
@@ -25,6 +26,7 @@ from benchmarks.faults.service import Service
 from benchmarks.faults.slow_clients import compared, percentile
 from benchmarks.serving.poisson import Answers
 from benchmarks.serving.processes import BenchmarkError, Process, free_port
+from models.bundle import load_bundle
 from models.images import ImageError, decode_image
 from tests.servers import Running, running, save_grey_and_colour
 
@@ -223,7 +225,7 @@ def test_one_bit_is_flipped() -> None:
 
 def refusing(name: str, before: str = "") -> str:
     """Return the log of a service that refuses a bundle for a file."""
-    said = f"ERROR:     not started: bundle /tmp/vaeserve-faults-1/config.json: 1 fault(s)\n"
+    said = "ERROR:     not started: bundle /tmp/vaeserve-faults-1/config.json: 1 fault(s)\n"
     return f"INFO:     loading\n{before}{said}  - {name}: missing\nINFO:     Shutting down\n"
 
 
@@ -377,3 +379,35 @@ GOOD = {
 def test_an_overload_keeps_every_promise_or_breaks_one(change: dict[str, float]) -> None:
     assert all(promises(GOOD, 100.0, True).values())
     assert list(promises({**GOOD, **change}, 100.0, True).values()).count(False) == 1
+
+
+def test_a_disk_that_was_filled_takes_no_more_and_is_gone_afterwards(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    with disk_full.small_disk(folder, 1 << 16) as has_disk:
+        if not has_disk:
+            pytest.skip("this user may mount nothing")
+        disk_full.fill(folder)
+        with pytest.raises(OSError, match="No space left on device"):
+            (folder / "more").write_bytes(bytes(1 << 13))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "end", ["status 0: ", "status 1: error: No space left on device", "status 1: error: File too large: x"]
+)
+def test_a_write_that_fails_says_why_and_which_file(end: str) -> None:
+    good = "status 1: error: [Errno 28] No space left on device: 'x'"
+    assert disk_full.says_which({"images": good}, "No space left on device")
+    assert not disk_full.says_which({"images": good, "a bundle": end}, "No space left on device")
+
+
+def test_small_bodies_are_taken_and_every_bomb_has_one(service: Running, folder: Path) -> None:
+    small = list(bombs.small_bodies(load_bundle(folder / "grey")))
+    port = service.client.base_url.port
+    assert port is not None
+    asked, made = Service(cast("Process", None), port), list(bombs.bombs(bytes(4)))
+    assert bombs.small_ones(asked, small, made).broken == []
+    broken = replace(small[0], body=b"")
+    assert bombs.small_ones(asked, [broken, *small[1:]], made).broken == ["each is taken"]
+    other = replace(made[0], path="/score")
+    assert bombs.small_ones(asked, small, [other]).broken == ["every bomb has one"]
