@@ -129,12 +129,12 @@ def small_bodies(bundle: Bundle) -> Iterator[Bomb]:
             buffer = BytesIO()
             Image.fromarray(images[0].squeeze()).save(buffer, kind.upper())
             yield Bomb(kind, path, f"image/{kind}", buffer.getvalue())
-    tensor = {"name": "images", "datatype": "UINT8", "shape": images.shape, "data": images.ravel().tolist()}
-    body = json.dumps({"inputs": [tensor]}).encode()
+    given = {"name": "images", "datatype": "UINT8", "shape": images.shape, "data": images.ravel().tolist()}
+    body = json.dumps({"inputs": [given]}).encode()
     yield Bomb("tensor", INFER, JSON, gzip.compress(body, mtime=0), {"Content-Encoding": "gzip"})
-    zeros = {"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}
-    for headers, coded in zip(zeros, (gzip.compress, zlib.compress), strict=True):
-        yield Bomb("npy, coded", "/encode", NPY, coded(npy_bytes(images)), headers)
+    npy = npy_bytes(images)
+    for coding, coded in (("gzip", gzip.compress(npy, mtime=0)), ("deflate", zlib.compress(npy))):
+        yield Bomb("npy, coded", "/encode", NPY, coded, {"Content-Encoding": coding})
     model = verified(bundle.path / FILE)
     yield Bomb("payload", "/decompress", PAYLOAD, compress(images.transpose(0, 3, 1, 2), model))
 

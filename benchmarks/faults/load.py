@@ -32,7 +32,7 @@ Fate = Literal[
 AGAIN_SECONDS = 0.02  # between two tries to connect
 MAX_EXAMPLES = 5
 TOLERANCE = 1e-4  # relative: batches round differently
-SAMPLES, SEED, LEVEL = 200, 7, 1  # several batches of the service, which are streamed one after the other
+SAMPLES, SEED, LEVEL = 100, 7, 1  # several batches of the service, which are streamed one after the other
 
 
 @dataclass(frozen=True)

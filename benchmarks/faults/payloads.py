@@ -21,7 +21,7 @@ PAYLOAD = "application/vnd.vaeserve.payload"
 NPY = "application/x-npy"
 MANNERS = ("", "&effort=fast", "&max_error=2", "&quality=50", "&target_bytes=60")
 ALL_BITS_BYTES = 512  # of a payload: of a larger one, so many bytes' worth of bits, evenly apart
-ARCHIVED = 120  # images of two sizes, of which the model's take two chunks
+ARCHIVED = 120  # images: two chunks of Fashion-MNIST's
 LEVELS = {"&max_error=2": 2, "&quality=50": 160, "&target_bytes=60": 160}  # that may differ; of loss, some
 TIMEOUT_SECONDS = 60.0
 
@@ -41,7 +41,9 @@ def run(setup: Setup) -> list[Row]:
             print(rows[-1].document(), flush=True)
         other = np.ascontiguousarray(np.pad(image, ((0, 0), (0, 3), (2, 0), (0, 0)), mode="edge"))
         made = service.ask("POST", "/compress?format=payload", npy_bytes(other), headers)
-        rows.append(damaged(setup, service.port, "another shape, as WebP", made.body, other, 0))
+        rows.append(
+            damaged(setup, service.port, "another shape, as WebP", made.body, other, 0, has_webp=True)
+        )
         print(rows[-1].document(), flush=True)
         many = images[np.arange(ARCHIVED) % len(images)]
         archive = pack(list(many), [f"{n}.png" for n in range(ARCHIVED)], model)
@@ -60,8 +62,19 @@ def is_near(body: bytes, images: np.ndarray, limit: int) -> bool:
     return found.shape == images.shape and bool(np.abs(found - images.astype(np.int16)).max() <= limit)
 
 
-def damaged(setup: Setup, port: int, manner: str, payload: bytes, images: np.ndarray, limit: int = 0) -> Row:
-    """Send the whole, every flip and every cut; count what is refused, harmless, wrong, or none of these."""
+def damaged(
+    setup: Setup,
+    port: int,
+    manner: str,
+    payload: bytes,
+    images: np.ndarray,
+    limit: int = 0,
+    has_webp: bool = False,
+) -> Row:
+    """Send the whole, every flip and every cut; count what is refused, harmless, wrong, or none of these.
+
+    A WebP file has bits that its images do not hang on, and the CRC of a chunk is of its images.
+    """
     whole = Client(port, TIMEOUT_SECONDS, keeps_connection=False)
     answers: list[bytes] = []
 
@@ -91,6 +104,7 @@ def damaged(setup: Setup, port: int, manner: str, payload: bytes, images: np.nda
         if outcome != "refused":
             examples.append(f"{outcome}: {what}")
     client.close()
+    promise = "every one is refused with a problem" + (", or gives the same images" if has_webp else "")
     return Row(
         f"a payload of {manner} with a bit flipped or its end cut off",
         len(cases),
@@ -106,6 +120,6 @@ def damaged(setup: Setup, port: int, manner: str, payload: bytes, images: np.nda
         {
             "the payload without damage gives the images that were sent": control == "answered",
             "no wrong answer": found["wrong"] == 0,
-            "every one is refused with a problem": found["refused"] == len(cases),
+            promise: found["refused"] + (found["harmless"] if has_webp else 0) == len(cases),
         },
     )

@@ -26,6 +26,7 @@ from benchmarks.faults.service import Service
 from benchmarks.faults.slow_clients import compared, percentile
 from benchmarks.serving.poisson import Answers
 from benchmarks.serving.processes import BenchmarkError, Process, free_port
+from codec.encoding import compress
 from models.bundle import load_bundle
 from models.images import ImageError, decode_image
 from tests.servers import Running, running, save_grey_and_colour
@@ -217,6 +218,16 @@ def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
     whole = damaged(setup, port, "whole", made + b"\0", sent)  # cut to the whole
     assert (whole.figures["wrong"], whole.figures["neither"]) == (1, 0)
     assert len(whole.broken) == 3
+
+
+def test_of_a_webp_file_a_bit_may_be_harmless(service: Running, tmp_path: Path) -> None:
+    image = np.arange(30, dtype=np.uint8).reshape(1, 1, 5, 6)
+    made, port = compress(image, None), service.client.base_url.port
+    assert port is not None
+    sent = image.transpose(0, 2, 3, 1)
+    assert damaged(Setup("", tmp_path), port, "WebP", made, sent, has_webp=True).broken == []
+    other = damaged(Setup("", tmp_path), port, "WebP", made, sent + np.uint8(1), has_webp=True)
+    assert other.broken == ["the payload without damage gives the images that were sent"]
 
 
 def test_one_bit_is_flipped() -> None:
