@@ -8,23 +8,29 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
+import safetensors.numpy
 from PIL import Image
 
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.service import Service, forget_most, ready_service, status_bytes
+from benchmarks.serving.golden import golden_images
+from benchmarks.serving.workloads import npy_bytes
 from codec.chunk import verified
+from codec.encoding import compress
 from codec.model import FILE
-from codec.payload import MAGIC, VERSION
-from models.bundle import bundle_path
+from codec.payload import ARCHIVE, MAGIC, VERSION, Kind
+from models.bundle import Bundle, bundle_path, load_bundle
+from models.images import encode_png
 
-SECONDS, EXTRA_BYTES = 0.1, 50 << 20
+SECONDS, EXTRA_BYTES = 0.1, 50_000_000
 REPEATS = 5
 NPY, PAYLOAD, JSON = "application/x-npy", "application/vnd.vaeserve.payload", "application/json"
+SAFETENSORS, INFER = "application/x-safetensors", "/v2/models/encode/infer"
 BODY_BYTES = 32 << 20  # the service's limit
 
 
@@ -62,11 +68,14 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
         coded = gzip.compress(content, 9, mtime=0)
         headers = {"Content-Encoding": "gzip"}
         yield Bomb(f"gzip of {coding}", "/encode", content_type, coded, headers)
+        headers = {"Content-Encoding": "deflate"}
+        yield Bomb(f"deflate of {coding}", "/encode", content_type, zlib.compress(content, 9), headers)
     for shape in ("(1000000000000, 28, 28)", "(1, 1099511627776, 1099511627776)", "(" + "1, " * 30 + ")"):
         yield Bomb(f"npy of shape {shape[:30]}", "/encode", NPY, declared_npy(shape))
-    yield Bomb("safetensors of huge shape", "/encode", "application/x-safetensors", declared_safetensors())
-    yield Bomb("safetensors of a huge head", "/encode", "application/x-safetensors", b"\xff" * 7 + b"\x7f{}")
-    for kind in range(16):
+    yield Bomb("safetensors of huge shape", "/encode", SAFETENSORS, declared_safetensors())
+    yield Bomb("safetensors of a huge head", "/encode", SAFETENSORS, b"\xff" * 7 + b"\x7f{}")
+    yield from of_other_routes()
+    for kind in (*Kind, ARCHIVE, max(Kind) + 1):  # the last is unknown
         start = MAGIC + bytes([16 * VERSION + kind])
         for size, counts in (("huge", b"\xff" * 8 + b"\x7f" * 40), ("large", b"\xff\xff\xff\xff\x0f" * 8)):
             for place, named in (("no", b""), ("the", prefix)):
@@ -74,17 +83,98 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
                 yield Bomb(name, "/decompress", PAYLOAD, start + named + counts)
 
 
+def of_other_routes() -> Iterator[Bomb]:
+    """Yield bombs for the routes that are not asked otherwise."""
+    huge = "(1000000000000, 64)"
+    numbers = b"1," * (BODY_BYTES // 2 - 16) + b"1]}"
+    yield Bomb("PNG, huge, to be compressed", "/compress", "image/png", declared_png(60_000, 60_000))
+    yield Bomb("WebP, huge, to be compressed", "/compress", "image/webp", declared_webp(16_000, 16_000))
+    yield Bomb("npy, huge, to be compressed", "/compress", NPY, declared_npy("(1000000000000, 28, 28)"))
+    yield Bomb("npy of huge latents", "/decode", NPY, declared_npy(huge, "<f4"))
+    yield Bomb("safetensors of huge latents", "/decode", SAFETENSORS, declared_safetensors("z", "F32"))
+    packed = {"Content-Encoding": "gzip"}
+    for name, content in (
+        ("commas", b'{"latents": [' + numbers),
+        ("brackets", b'{"latents": ' + b"[" * (BODY_BYTES - 100)),
+    ):
+        yield Bomb(f"gzip of {name} as latents", "/decode", JSON, gzip.compress(content, 9, mtime=0), packed)
+    for name, shape, data in (
+        ("of huge shape", [1 << 40, 28, 28, 1], b"[1]"),
+        ("of commas", [1, 28, 28, 1], b"[" + b"1," * (BODY_BYTES // 2 - 128) + b"1]"),
+    ):
+        tensor = b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": %s, "data": %s}]}'
+        body = gzip.compress(tensor % (json.dumps(shape).encode(), data), 9, mtime=0)
+        yield Bomb(f"gzip of a tensor {name}", INFER, JSON, body, packed)
+
+
+def small_bodies(bundle: Bundle) -> Iterator[Bomb]:
+    """Yield small requests that are taken, of every type and route that a bomb has, coded in each way."""
+    images, latents = golden_images(bundle)[:1], np.zeros((1, len(bundle.latents.mean)), np.float32)
+    arrays = {
+        ("/encode", "images"): images,
+        ("/compress", "images"): images,
+        ("/decode", "latents"): latents,
+    }
+    for (path, name), array in arrays.items():
+        tensor = safetensors.numpy.save({"z" if name == "latents" else name: array})
+        yield Bomb("npy", path, NPY, npy_bytes(array))
+        yield Bomb("safetensors", path, SAFETENSORS, tensor)
+        rows = array.tolist() if name == "latents" else [base64.b64encode(encode_png(array[0])).decode()]
+        body = json.dumps({name: rows}).encode()
+        yield Bomb("JSON", path, JSON, body)
+        yield Bomb("JSON", path, JSON, gzip.compress(body, mtime=0), {"Content-Encoding": "gzip"})
+        yield Bomb("JSON", path, JSON, zlib.compress(body), {"Content-Encoding": "deflate"})
+    for path in ("/encode", "/encode?fit=resize", "/compress"):
+        for kind in ("png", "jpeg", "webp"):
+            buffer = BytesIO()
+            Image.fromarray(images[0].squeeze()).save(buffer, kind.upper())
+            yield Bomb(kind, path, f"image/{kind}", buffer.getvalue())
+    given = {"name": "images", "datatype": "UINT8", "shape": images.shape, "data": images.ravel().tolist()}
+    body = json.dumps({"inputs": [given]}).encode()
+    yield Bomb("tensor", INFER, JSON, gzip.compress(body, mtime=0), {"Content-Encoding": "gzip"})
+    npy = npy_bytes(images)
+    for coding, coded in (("gzip", gzip.compress(npy, mtime=0)), ("deflate", zlib.compress(npy))):
+        yield Bomb("npy, coded", "/encode", NPY, coded, {"Content-Encoding": coding})
+    model = verified(bundle.path / FILE)
+    yield Bomb("payload", "/decompress", PAYLOAD, compress(images.transpose(0, 3, 1, 2), model))
+
+
 def run(setup: Setup) -> list[Row]:
     """Send each bomb some times, and look at the answer, the time and the most memory that was held."""
-    prefix = verified(bundle_path(setup.bundle) / FILE).prefix
-    made = list(bombs(prefix))
+    bundle = load_bundle(bundle_path(setup.bundle))
+    made = list(bombs(verified(bundle.path / FILE).prefix))
     with ready_service(setup, {"VAE_THREADS": "1"}) as service:
-        for bomb in made:  # libraries are loaded, buffers grow
-            service.ask("POST", bomb.path, bomb.body, {"Content-Type": bomb.content_type, **bomb.headers})
+        taken = small_ones(
+            service, list(small_bodies(bundle)), made
+        )  # routes are warm then, for no bomb's sake
         rows = [thrown(setup, service, bomb) for bomb in made]
         is_ready = service.is_ready()
+    rows.append(taken)
     rows.append(Row("after all bombs", len(made), {}, {}, {"ready": is_ready}))
     return rows
+
+
+def small_ones(service: Service, small: Sequence[Bomb], made: Sequence[Bomb]) -> Row:
+    """Send what is small and valid: it is taken, so that a bomb is refused for what it is."""
+    not_taken = []
+    for each in small:
+        headers = {"Content-Type": each.content_type, **each.headers}
+        answer = service.ask("POST", each.path, each.body, headers)
+        if answer.status != 200:
+            not_taken.append(f"{each.name} to {each.path}: {answer.status} {answer.body[:200]!r}")
+    without = {likeness(bomb) for bomb in made} - {likeness(each) for each in small}
+    return Row(
+        "small bodies of every bomb's type",
+        len(small),
+        {},
+        {"not_taken": not_taken, "bombs_without": sorted(map(str, without))},
+        {"each is taken": not not_taken, "every bomb has one": not without},
+    )
+
+
+def likeness(bomb: Bomb) -> tuple[str, ...]:
+    """Return what a bomb and a small body have in common: route, type and coding."""
+    return bomb.path, bomb.content_type, bomb.headers.get("Content-Encoding", "")
 
 
 def thrown(setup: Setup, service: Service, bomb: Bomb) -> Row:
@@ -115,7 +205,7 @@ def thrown(setup: Setup, service: Service, bomb: Bomb) -> Row:
         {
             "refused": all(400 <= status < 500 for status in statuses),
             f"within {SECONDS:g} s": slowest < SECONDS,
-            f"with less than {EXTRA_BYTES >> 20} MB more": extra < EXTRA_BYTES,
+            f"with less than {EXTRA_BYTES // 10**6} MB more": extra < EXTRA_BYTES,
         },
     )
 
@@ -173,14 +263,14 @@ def animation(kind: str, frames: int) -> bytes:
     return buffer.getvalue()
 
 
-def declared_npy(shape: str) -> bytes:
+def declared_npy(shape: str, dtype: str = "|u1") -> bytes:
     """Return an .npy file whose head declares a shape, and a few bytes."""
-    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + bytes(64)
 
 
-def declared_safetensors() -> bytes:
+def declared_safetensors(name: str = "images", dtype: str = "U8") -> bytes:
     """Return a safetensors file whose tensor is declared to be huge."""
-    tensor = {"dtype": "U8", "shape": [1 << 40, 28, 28], "data_offsets": [0, 784 << 40]}
-    head = json.dumps({"images": tensor}).encode()
+    tensor = {"dtype": dtype, "shape": [1 << 40, 28, 28], "data_offsets": [0, 784 << 40]}
+    head = json.dumps({name: tensor}).encode()
     return struct.pack("<Q", len(head)) + head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -66,7 +67,12 @@ class End:
     def is_refusal_of(self, name: str) -> bool:
         """Whether the process ended in time with a fault that names the file, and was never ready."""
         has_ended = self.status == 1 and self.seconds < EXIT_SECONDS
-        return has_ended and not self.was_ready and name in self.log and "fault" in self.log
+        return has_ended and not self.was_ready and "Traceback" not in self.log and self.names(name)
+
+    def names(self, name: str) -> bool:
+        """Whether a line of the loader's own list of faults names a file."""
+        _, _, faults = self.log.partition("not started: bundle ")
+        return re.search(rf"^  - (?:.* )?{re.escape(name)}\b", faults, re.MULTILINE) is not None
 
 
 def run(setup: Setup) -> list[Row]:

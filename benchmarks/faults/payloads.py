@@ -2,47 +2,100 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
+import numpy as np
+
 from benchmarks.faults.bundles import flipped
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import Client, Question
 from benchmarks.faults.service import ready_service
 from benchmarks.serving.golden import golden_images
 from benchmarks.serving.workloads import npy_bytes
+from codec.archive import pack
+from codec.chunk import verified
+from codec.model import FILE
 from models.bundle import bundle_path, load_bundle
 
 PAYLOAD = "application/vnd.vaeserve.payload"
 NPY = "application/x-npy"
 MANNERS = ("", "&effort=fast", "&max_error=2", "&quality=50", "&target_bytes=60")
+ALL_BITS_BYTES = 512  # of a payload: of a larger one, so many bytes' worth of bits, evenly apart
+ARCHIVED = 120  # images: two chunks of Fashion-MNIST's
+LEVELS = {"&max_error=2": 2, "&quality=50": 160, "&target_bytes=60": 160}  # that may differ; of loss, some
 TIMEOUT_SECONDS = 60.0
 
 
 def run(setup: Setup) -> list[Row]:
     """Make a payload in each manner, and ask for the images of every damaged one."""
-    image = golden_images(load_bundle(bundle_path(setup.bundle)))[:1]
+    images = golden_images(load_bundle(bundle_path(setup.bundle)))
+    model, image = verified(bundle_path(setup.bundle) / FILE), images[:1]
     rows = []
     with ready_service(setup, {"VAE_THREADS": "1"}) as service:
         headers = {"Content-Type": NPY}
         for manner in MANNERS:
             made = service.ask("POST", f"/compress?format=payload{manner}", npy_bytes(image), headers)
-            reading = {"Content-Type": PAYLOAD, "Accept": NPY}
-            right = service.ask("POST", "/decompress", made.body, reading).body
-            rows.append(damaged(setup, service.port, manner.lstrip("&") or "effort=best", made.body, right))
+            limit = LEVELS.get(manner, 0)
+            name = manner.lstrip("&") or "effort=best"
+            rows.append(damaged(setup, service.port, name, made.body, image, limit))
             print(rows[-1].document(), flush=True)
+        other = np.ascontiguousarray(np.pad(image, ((0, 0), (0, 3), (2, 0), (0, 0)), mode="edge"))
+        made = service.ask("POST", "/compress?format=payload", npy_bytes(other), headers)
+        rows.append(
+            damaged(setup, service.port, "another shape, as WebP", made.body, other, 0, has_webp=True)
+        )
+        print(rows[-1].document(), flush=True)
+        many = images[np.arange(ARCHIVED) % len(images)]
+        archive = pack(list(many), [f"{n}.png" for n in range(ARCHIVED)], model)
+        rows.append(damaged(setup, service.port, "an archive of two chunks", archive, many, 0))
+        print(rows[-1].document(), flush=True)
     return rows
 
 
-def damaged(setup: Setup, port: int, manner: str, payload: bytes, right: bytes) -> Row:
-    """Send every flip and every cut; count what is refused, harmless, wrong, or no answer of the kind."""
+def is_near(body: bytes, images: np.ndarray, limit: int) -> bool:
+    """Whether an .npy file holds images, each level but for so much."""
+    try:
+        found = np.load(BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError):
+        return False
+    found = found.reshape(images.shape) if found.size == images.size else found
+    return found.shape == images.shape and bool(np.abs(found - images.astype(np.int16)).max() <= limit)
+
+
+def damaged(
+    setup: Setup,
+    port: int,
+    manner: str,
+    payload: bytes,
+    images: np.ndarray,
+    limit: int = 0,
+    has_webp: bool = False,
+) -> Row:
+    """Send the whole, every flip and every cut; count what is refused, harmless, wrong, or none of these.
+
+    A WebP file has bits that its images do not hang on, and the CRC of a chunk is of its images.
+    """
+    whole = Client(port, TIMEOUT_SECONDS, keeps_connection=False)
+    answers: list[bytes] = []
+
+    def is_right(body: bytes) -> bool:
+        answers.append(body)
+        return is_near(body, images, limit)
+
+    reading = {"Content-Type": PAYLOAD, "Accept": NPY}
+    control, _, said = whole.ask(Question("POST", "/decompress", payload, reading, is_right))
+    right = answers[0] if answers else b""
     client = Client(port, TIMEOUT_SECONDS, keeps_connection=True)
     found = {"refused": 0, "harmless": 0, "wrong": 0, "neither": 0}
-    cases = [flipped(payload, bit) for bit in range(8 * len(payload))]
-    cases += [payload[:length] for length in range(len(payload))]
+    stride = -(-len(payload) // ALL_BITS_BYTES)
+    stride += stride > 1 and stride % 2 == 0  # odd, so that every bit of a byte has its turn
+    cases = [flipped(payload, bit) for bit in range(0, 8 * len(payload), stride)]
+    cases += [payload[:length] for length in range(0, len(payload), stride)]
     cases = cases[:: max(1, round(1 / setup.scale))]
     worst = 0.0
-    headers = {"Content-Type": PAYLOAD, "Accept": NPY}
     examples = []
     for case in cases:
-        question = Question("POST", "/decompress", case, headers, lambda body: body == right)
+        question = Question("POST", "/decompress", case, reading, lambda body: body == right)
         fate, seconds, what = client.ask(question)
         worst = max(worst, seconds)
         is_refusal = fate == "failed" and f"{question.path}: 4" in what
@@ -51,13 +104,22 @@ def damaged(setup: Setup, port: int, manner: str, payload: bytes, right: bytes) 
         if outcome != "refused":
             examples.append(f"{outcome}: {what}")
     client.close()
+    promise = "every one is refused with a problem" + (", or gives the same images" if has_webp else "")
     return Row(
         f"a payload of {manner} with a bit flipped or its end cut off",
         len(cases),
         {},
-        {"payload_bytes": len(payload), **found, "worst_seconds": round(worst, 3), "examples": examples[:5]},
         {
+            "payload_bytes": len(payload),
+            "of_bits_and_lengths_one_in": stride,
+            **found,
+            "undamaged": said or control,
+            "worst_seconds": round(worst, 3),
+            "examples": examples[:5],
+        },
+        {
+            "the payload without damage gives the images that were sent": control == "answered",
             "no wrong answer": found["wrong"] == 0,
-            "every one is refused with a problem": found["refused"] == len(cases),
+            promise: found["refused"] + (found["harmless"] if has_webp else 0) == len(cases),
         },
     )

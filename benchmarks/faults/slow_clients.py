@@ -17,7 +17,14 @@ from benchmarks.serving.poisson import Answers, offer, request_bytes
 from benchmarks.serving.processes import BenchmarkError, started
 
 CONNECTIONS, SECONDS, PER_SECOND = 200, 30, 40.0
+SETTINGS: Mapping[str, str] = {
+    "VAE_THREADS": "1",
+    "VAE_HEAD_SECONDS": "5",
+    "VAE_DEADLINE_SECONDS": "10",
+    "VAE_READING_SECONDS": "15",
+}  # that run out within the load
 OPENING_SECONDS = 4.0  # for them to be there
+LEAST_SECONDS = 24  # for the slowest setting to run out, and the connections to be there anew
 TIMES_UNLOADED = 3.0
 MISSING = "slowhttptest is not installed; on Debian and Ubuntu: apt-get install slowhttptest"
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -25,6 +32,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "bodies": ("-B", "-i", "3", "-x", "24", "-s", "8192", "-t", "POST", "-f", "image/png"),
     "reading": ("-X", "-k", "1", "-n", "3", "-w", "512", "-y", "1024", "-z", "32"),
 }
+CAUSES = {"heads": "head", "bodies": "body", "reading": "reading"}
 PATHS = {"heads": "/encode", "bodies": "/encode", "reading": "/sample?n=3000&format=npy"}
 
 
@@ -44,11 +52,11 @@ def command_of(kind: str, port: int, seconds: int) -> list[str]:
 
 def beside(setup: Setup, kind: str) -> Row:
     """Offer requests at a steady rate, first alone and then while connections are slow."""
-    seconds, settings = setup.seconds(SECONDS), {"VAE_THREADS": "1"}
+    seconds = max(LEAST_SECONDS, setup.seconds(SECONDS))
     [question, *_] = questions_of(setup.bundle)
     content_type, accept = question.headers["Content-Type"], question.headers["Accept"]
     request = request_bytes(question.method, question.path, content_type, accept, question.body)
-    with ready_service(setup, settings) as service:
+    with ready_service(setup, SETTINGS) as service:
         offer(service.port, [request], PER_SECOND, 2)
         alone = offer(service.port, [request], PER_SECOND, seconds)
         before = service.held()
@@ -59,13 +67,19 @@ def beside(setup: Setup, kind: str) -> Row:
         ) as slow:
             threading.Event().wait(OPENING_SECONDS)
             held = service.held().open_files - before.open_files
+            halfway: list[int] = []
+            looking = threading.Timer(seconds / 2, lambda: halfway.append(service.held().open_files))
+            looking.start()
             beside = offer(service.port, [request], PER_SECOND, seconds)
+            looking.join()
             slow.raise_if_ended()
         threading.Event().wait(SETTLE_SECONDS)
         after, closed = service.held(), closed_by_cause(service)
         is_ready = service.is_ready()
+    held_halfway = halfway[0] - before.open_files
     figures = {
         "connections_held": held,
+        "connections_held_halfway": held_halfway,
         "closed_by_the_service": closed,
         **compared(alone, beside),
         "before": before.__dict__,
@@ -74,13 +88,15 @@ def beside(setup: Setup, kind: str) -> Row:
     promises = {
         "every healthy request is answered": set(beside.status) == {200},
         "the slow connections were there": held > CONNECTIONS // 2,
+        "the slow connections were there halfway": held_halfway > CONNECTIONS // 2,
+        "the service closed slow connections": closed[CAUSES[kind]] >= CONNECTIONS // 2,
         "no descriptor is left": after.open_files <= before.open_files + 2,
         "ready at the end": is_ready,
     }
     if kind != "reading":  # for whom there is something to compute, as for anybody who asks for as much
         promise = f"their p99 is at most {TIMES_UNLOADED:g} times that without slow connections"
         promises[promise] = figures["p99_ratio"] <= TIMES_UNLOADED
-    return Row(f"{CONNECTIONS} connections that are slow in {kind}", 1, settings, figures, promises)
+    return Row(f"{CONNECTIONS} connections that are slow in {kind}", 1, SETTINGS, figures, promises)
 
 
 def closed_by_cause(service: Service) -> dict[str, float]:

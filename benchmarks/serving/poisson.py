@@ -174,7 +174,15 @@ def offer(port: int, requests: Sequence[bytes], per_second: float, seconds: floa
     """Offer requests at so many a second, exponential times apart, and wait for all answers."""
     gaps = np.random.default_rng(seed).exponential(1 / per_second, int(1.5 * per_second * seconds) + 100)
     due = np.cumsum(gaps)
-    due = due[due < seconds]
+    return _offered(port, requests, due[due < seconds], seconds)
+
+
+def offer_one(port: int, request: bytes) -> Answers:
+    """Send one request, and wait for its answer."""
+    return _offered(port, [request], np.zeros(1), 1e-3)
+
+
+def _offered(port: int, requests: Sequence[bytes], due: np.ndarray, seconds: float) -> Answers:
     answers = Answers(len(due) / seconds, seconds)
     begun = time.monotonic()
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from benchmarks.faults import __main__ as command
-from benchmarks.faults import bombs, bundles, sigterm
+from benchmarks.faults import bombs, bundles, disk_full, kill, sigterm
 from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
 from benchmarks.faults.found import Row, Setup
-from benchmarks.faults.load import Client, Fate, Question, Tally, loaded, questions_of
+from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
 from benchmarks.faults.overload import promises
 from benchmarks.faults.payloads import damaged
+from benchmarks.faults.service import Service
 from benchmarks.faults.slow_clients import compared, percentile
 from benchmarks.serving.poisson import Answers
-from benchmarks.serving.processes import BenchmarkError, free_port
+from benchmarks.serving.processes import BenchmarkError, Process, free_port
+from codec.encoding import compress
+from models.bundle import load_bundle
 from models.images import ImageError, decode_image
 from tests.servers import Running, running, save_grey_and_colour
 
@@ -80,6 +86,18 @@ def test_every_request_meets_its_fate(answer: bytes | None, fate: Fate) -> None:
 
 def test_a_connection_that_nobody_takes_is_turned_away() -> None:
     assert Client(free_port(), 1, keeps_connection=False).ask(ASK)[0] == "turned_away"
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), OSError(99, "no address")])
+def test_a_connection_that_ends_while_it_is_made_is_lost(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("http.client.HTTPConnection.connect", connect)
+    fate, _, what = Client(1, 1, keeps_connection=False).ask(ASK)
+    assert (fate, what) == ("lost", f"/: {error!r} while connecting")
 
 
 def test_a_load_is_counted_whole() -> None:
@@ -169,6 +187,17 @@ def test_questions_are_answered_rightly_and_others_answers_are_wrong(service: Ru
         for q in questions
     ]
     assert not questions[0].is_right(bodies[3])
+    assert not questions[0].is_right(b"")
+    [samples] = [body for q, body in zip(questions, bodies, strict=True) if q.path.startswith("/sample")]
+    is_right = questions[2].is_right
+    assert len(samples) == 128 + SAMPLES * 64
+    assert is_right(samples)
+    for place in (128, len(samples) - 1):  # another first image, another last one
+        level = samples[place] + (2 if samples[place] < 128 else -2)
+        assert not is_right(samples[:place] + bytes([level]) + samples[place + 1 :])
+    page = 32 * 64  # of a batch, whose place another has taken
+    assert not is_right(samples[:128] + samples[128 + page :] + samples[128 : 128 + page])
+    assert not is_right(samples[:-1])
 
 
 def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
@@ -181,28 +210,111 @@ def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
     made = service.client.post("/compress?format=payload", content=body, headers=headers).content
     port = service.client.base_url.port
     assert port is not None
-    assert damaged(Setup("", tmp_path), port, "effort=best", made, b"").broken == []
-    whole = damaged(Setup("", tmp_path), port, "whole", made + b"\0", b"").figures  # cut to the whole
-    assert (whole["wrong"], whole["neither"]) == (1, 0)
+    setup, sent = Setup("", tmp_path), image[..., None]
+    assert damaged(setup, port, "effort=best", made, sent).broken == []
+    other = damaged(setup, port, "effort=best", made, sent + np.uint8(1))
+    assert other.broken == ["the payload without damage gives the images that were sent"]
+    assert damaged(setup, port, "of some loss", made, sent + np.uint8(1), limit=1).broken == []
+    whole = damaged(setup, port, "whole", made + b"\0", sent)  # cut to the whole
+    assert (whole.figures["wrong"], whole.figures["neither"]) == (1, 0)
+    assert len(whole.broken) == 3
+
+
+def test_of_a_webp_file_a_bit_may_be_harmless(service: Running, tmp_path: Path) -> None:
+    image = np.arange(30, dtype=np.uint8).reshape(1, 1, 5, 6)
+    made, port = compress(image, None), service.client.base_url.port
+    assert port is not None
+    sent = image.transpose(0, 2, 3, 1)
+    assert damaged(Setup("", tmp_path), port, "WebP", made, sent, has_webp=True).broken == []
+    other = damaged(Setup("", tmp_path), port, "WebP", made, sent + np.uint8(1), has_webp=True)
+    assert other.broken == ["the payload without damage gives the images that were sent"]
 
 
 def test_one_bit_is_flipped() -> None:
     assert flipped(b"\x00\x00", 9) == b"\x00\x02"
 
 
+def refusing(name: str, before: str = "") -> str:
+    """Return the log of a service that refuses a bundle for a file."""
+    said = "ERROR:     not started: bundle /tmp/vaeserve-faults-1/config.json: 1 fault(s)\n"
+    return f"INFO:     loading\n{before}{said}  - {name}: missing\nINFO:     Shutting down\n"
+
+
 @pytest.mark.parametrize(
     "end",
     [
-        End(None, 1.0, False, "1 fault(s) config.json"),
-        End(0, 1.0, False, "1 fault(s) config.json"),
-        End(1, 5.5, False, "1 fault(s) config.json"),
-        End(1, 1.0, True, "1 fault(s) config.json"),
-        End(1, 1.0, False, "1 fault(s) model.safetensors"),
+        End(None, 1.0, False, refusing("config.json")),
+        End(0, 1.0, False, refusing("config.json")),
+        End(1, 5.5, False, refusing("config.json")),
+        End(1, 1.0, True, refusing("config.json")),
+        End(1, 1.0, False, refusing("model.safetensors")),
+        End(1, 1.0, False, refusing("my-config.json")),
+        End(1, 1.0, False, "ERROR: not started: [Errno 2] /tmp/vaeserve-faults-1/config.json"),
+        End(1, 1.0, False, refusing("config.json", "Traceback (most recent call last):\n")),
     ],
 )
 def test_a_start_is_a_refusal_only_where_it_ends_in_time_names_the_file_and_never_was_ready(end: End) -> None:
-    assert End(1, 1.0, False, "1 fault(s) config.json").is_refusal_of("config.json")
+    assert End(1, 1.0, False, refusing("config.json")).is_refusal_of("config.json")
     assert not end.is_refusal_of("config.json")
+
+
+def test_the_list_of_sums_is_named_where_another_file_does_not_match_it() -> None:
+    log = refusing("x").replace("x: missing", "card.md: SHA-256 is 0, SHA256SUMS lists none")
+    assert End(1, 1.0, False, log).is_refusal_of("SHA256SUMS")
+
+
+class Looks:
+    """A log that says so many times that nothing serves yet, and then that it does."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def asked_at(port: int, folder: Path) -> Service:
+    """Return a service that is asked at a port, and has no process."""
+    log = folder / "service.log"
+    log.write_text("")
+    return Service(Process(cast("subprocess.Popen[str]", None), log, ""), port)
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(RIGHT, False), (BUSY + b"Retry-After: 1\r\n\r\n", True)])
+def test_a_service_that_says_it_is_ready_without_an_engine_breaks_its_promise(
+    answer: bytes, kept: bool, tmp_path: Path
+) -> None:
+    ends, tally = kill.Ends(ready_after=[1.0]), Tally()
+    with answering(answer) as port:
+        kill.watch(asked_at(port, tmp_path), ends, 0.0, Looks(3))
+    assert (ends.asked, ends.said_ready_wrongly) == ([3], 0 if kept else 3)
+    promise = "not said to be ready while there is none"
+    assert kill.row_of("engine", 1, tally, ends, {}, True).promises[promise] is kept
+    assert promise not in kill.row_of("front-end", 1, tally, ends, {}, True).promises
+
+
+def test_a_watch_that_never_asked_keeps_no_promise(tmp_path: Path) -> None:
+    ends = kill.Ends(ready_after=[1.0])
+    with answering(BUSY + b"\r\n") as port:
+        kill.watch(asked_at(port, tmp_path), ends, 0.0, Looks(0))
+    row = kill.row_of("engine", 1, Tally(), ends, {}, True)
+    assert "not said to be ready while there is none" in row.broken
+
+
+def test_a_service_is_not_ready_again_before_the_new_process_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kill, "GIVE_UP_SECONDS", 0.2)
+    processes = {"engine": [1], "front-end": [2, 4]}
+    monkeypatch.setattr(Service, "children", lambda _, role: processes[role])
+    with answering(RIGHT) as port:  # by the front end that is left
+        service = asked_at(port, tmp_path)
+        with pytest.raises(BenchmarkError, match="not ready again"):
+            kill.until_ready(service, [3], lambda: kill.said(service, "front-end") > 0)
+        service.process.log.write_text("INFO:     ready in 0.10 s: grey on cpu\n")
+        monkeypatch.setattr(kill, "GIVE_UP_SECONDS", 30.0)
+        kill.until_ready(service, [3], lambda: kill.said(service, "front-end") > 0)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -278,3 +390,35 @@ GOOD = {
 def test_an_overload_keeps_every_promise_or_breaks_one(change: dict[str, float]) -> None:
     assert all(promises(GOOD, 100.0, True).values())
     assert list(promises({**GOOD, **change}, 100.0, True).values()).count(False) == 1
+
+
+def test_a_disk_that_was_filled_takes_no_more_and_is_gone_afterwards(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    with disk_full.small_disk(folder, 1 << 16) as has_disk:
+        if not has_disk:
+            pytest.skip("this user may mount nothing")
+        disk_full.fill(folder)
+        with pytest.raises(OSError, match="No space left on device"):
+            (folder / "more").write_bytes(bytes(1 << 13))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "end", ["status 0: ", "status 1: error: No space left on device", "status 1: error: File too large: x"]
+)
+def test_a_write_that_fails_says_why_and_which_file(end: str) -> None:
+    good = "status 1: error: [Errno 28] No space left on device: 'x'"
+    assert disk_full.says_which({"images": good}, "No space left on device")
+    assert not disk_full.says_which({"images": good, "a bundle": end}, "No space left on device")
+
+
+def test_small_bodies_are_taken_and_every_bomb_has_one(service: Running, folder: Path) -> None:
+    small = list(bombs.small_bodies(load_bundle(folder / "grey")))
+    port = service.client.base_url.port
+    assert port is not None
+    asked, made = Service(cast("Process", None), port), list(bombs.bombs(bytes(4)))
+    assert bombs.small_ones(asked, small, made).broken == []
+    broken = replace(small[0], body=b"")
+    assert bombs.small_ones(asked, [broken, *small[1:]], made).broken == ["each is taken"]
+    other = replace(made[0], path="/score")
+    assert bombs.small_ones(asked, small, [other]).broken == ["every bomb has one"]
