@@ -23,7 +23,7 @@ from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loade
 from benchmarks.faults.overload import promises
 from benchmarks.faults.payloads import damaged
 from benchmarks.faults.service import Service
-from benchmarks.faults.slow_clients import compared, percentile
+from benchmarks.faults.slow_clients import compared, kept_of_slow_ones, percentile
 from benchmarks.serving.poisson import Answers, offer_one
 from benchmarks.serving.processes import BenchmarkError, Process, free_port
 from codec.encoding import compress
@@ -436,3 +436,14 @@ def test_a_lone_request_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert served == [7] * 20
     with answering(RIGHT) as port:
         assert offer_one(port, b"GET / HTTP/1.1\r\n\r\n").status == [200]
+
+
+@pytest.mark.parametrize(
+    ("held", "halfway", "closed"), [(100, 200, 200.0), (200, 100, 200.0), (200, 200, 99.0)]
+)
+def test_slow_connections_are_there_and_are_closed(held: int, halfway: int, closed: float) -> None:
+    causes = {"head": 0.0, "body": 200.0, "reading": 0.0}
+    assert all(kept_of_slow_ones("bodies", 200, 200, causes).values())
+    assert not kept_of_slow_ones("heads", 200, 200, causes)["the service closed slow connections"]
+    kept = kept_of_slow_ones("bodies", held, halfway, {**causes, "body": closed})
+    assert list(kept.values()).count(False) == 1
