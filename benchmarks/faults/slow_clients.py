@@ -87,9 +87,7 @@ def beside(setup: Setup, kind: str) -> Row:
     }
     promises = {
         "every healthy request is answered": set(beside.status) == {200},
-        "the slow connections were there": held > CONNECTIONS // 2,
-        "the slow connections were there halfway": held_halfway > CONNECTIONS // 2,
-        "the service closed slow connections": closed[CAUSES[kind]] >= CONNECTIONS // 2,
+        **kept_of_slow_ones(kind, held, held_halfway, closed),
         "no descriptor is left": after.open_files <= before.open_files + 2,
         "ready at the end": is_ready,
     }
@@ -97,6 +95,17 @@ def beside(setup: Setup, kind: str) -> Row:
         promise = f"their p99 is at most {TIMES_UNLOADED:g} times that without slow connections"
         promises[promise] = figures["p99_ratio"] <= TIMES_UNLOADED
     return Row(f"{CONNECTIONS} connections that are slow in {kind}", 1, SETTINGS, figures, promises)
+
+
+def kept_of_slow_ones(
+    kind: str, held: int, held_halfway: int, closed: Mapping[str, float]
+) -> dict[str, bool]:
+    """Return whether there were slow connections, and whether the service closed them for what they are."""
+    return {
+        "the slow connections were there": held > CONNECTIONS // 2,
+        "the slow connections were there halfway": held_halfway > CONNECTIONS // 2,
+        "the service closed slow connections": closed[CAUSES[kind]] >= CONNECTIONS // 2,
+    }
 
 
 def closed_by_cause(service: Service) -> dict[str, float]:

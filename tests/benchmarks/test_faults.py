@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import __main__ as command
-from benchmarks.faults import bombs, bundles, disk_full, kill, sigterm
+from benchmarks.faults import bombs, bundles, disk_full, kill, overload, sigterm
 from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
 from benchmarks.faults.overload import promises
 from benchmarks.faults.payloads import damaged
 from benchmarks.faults.service import Service
-from benchmarks.faults.slow_clients import compared, percentile
-from benchmarks.serving.poisson import Answers
+from benchmarks.faults.slow_clients import compared, kept_of_slow_ones, percentile
+from benchmarks.serving.poisson import Answers, offer_one
 from benchmarks.serving.processes import BenchmarkError, Process, free_port
 from codec.encoding import compress
 from models.bundle import load_bundle
@@ -422,3 +422,28 @@ def test_small_bodies_are_taken_and_every_bomb_has_one(service: Running, folder:
     assert bombs.small_ones(asked, [broken, *small[1:]], made).broken == ["each is taken"]
     other = replace(made[0], path="/score")
     assert bombs.small_ones(asked, small, [other]).broken == ["every bomb has one"]
+
+
+def test_a_lone_request_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served: list[int] = []
+
+    def one(port: int, request: bytes) -> Answers:
+        served.append(port)
+        return Answers(1.0, 1.0, [200], [float(len(served))])
+
+    monkeypatch.setattr(overload, "offer_one", one)
+    assert overload.lone_seconds(asked_at(7, tmp_path), b"") == 10.5
+    assert served == [7] * 20
+    with answering(RIGHT) as port:
+        assert offer_one(port, b"GET / HTTP/1.1\r\n\r\n").status == [200]
+
+
+@pytest.mark.parametrize(
+    ("held", "halfway", "closed"), [(100, 200, 200.0), (200, 100, 200.0), (200, 200, 99.0)]
+)
+def test_slow_connections_are_there_and_are_closed(held: int, halfway: int, closed: float) -> None:
+    causes = {"head": 0.0, "body": 200.0, "reading": 0.0}
+    assert all(kept_of_slow_ones("bodies", 200, 200, causes).values())
+    assert not kept_of_slow_ones("heads", 200, 200, causes)["the service closed slow connections"]
+    kept = kept_of_slow_ones("bodies", held, halfway, {**causes, "body": closed})
+    assert list(kept.values()).count(False) == 1
