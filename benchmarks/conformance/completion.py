@@ -57,11 +57,12 @@ FATES = (Fate.COMPLETED, Fate.COMPLETED, Fate.DAMAGED, Fate.AS_MADE)
 class Completion:
     """Completes cases for a service that has these models, the default first.
 
-    `as_made` are the ids of those whose body is as it was made: no schema says whether the service takes it.
+    `as_made` has the modes, by their ids, of cases whose body is as it was made: no schema says whether the
+    service takes it.
     """
 
     models: Mapping[str, Model]
-    as_made: set[str] = field(default_factory=set)
+    as_made: dict[str, GenerationMode] = field(default_factory=dict)
 
     def __call__(self, case: AnyCase) -> None:
         """Have a case's valid parts keep to what no schema says; what is to be wrong stays so."""
@@ -85,16 +86,17 @@ class Completion:
             fates = FATES[:-1] if meta.phase.name is TestPhase.EXAMPLES else FATES
             fate = fates[rng.integers(len(fates))]
             self._complete_body(rng, case, fate, modes.get(HEADER) is not GenerationMode.NEGATIVE)
-        if fate is Fate.AS_MADE and whole is GenerationMode.POSITIVE:
-            self.as_made.add(case.id)
+        if fate is Fate.AS_MADE:
+            self.as_made[case.id] = whole
         _keep_modes(case, modes, whole, fate is not Fate.COMPLETED)
 
     def settle(self, case: AnyCase, status: int) -> None:
-        """Have a case whose body is as it was made count as valid where the service took it."""
-        if case.id in self.as_made and status < 300:
+        """Have a body that is as it was made count as valid where the service took it."""
+        whole = self.as_made.pop(case.id, None)
+        if whole is not None and status < 300:
             assert isinstance(case.meta, CaseMetadata)
             case.meta.components[BODY] = ComponentInfo(mode=GenerationMode.POSITIVE)
-            case.meta.generation.mode = GenerationMode.POSITIVE
+            case.meta.generation.mode = whole
 
     def _complete_path(self, rng: Rng, case: AnyCase) -> None:
         names = {
