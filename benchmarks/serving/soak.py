@@ -61,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setup = Setup(options.bundle, 1, None, None, Path(folder))
             bare = bare_loop_memory(setup)
             rows, memory = measure(setup, options.requests, options.seconds)
+            found = summary(rows)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = {**summary(rows), "resident_bytes_by_mapping": {"vaeserve": memory, "bare torch loop": bare}}
+    found = {**found, "resident_bytes_by_mapping": {"vaeserve": memory, "bare torch loop": bare}}
     broken = [promise for promise, is_kept in found["promises"].items() if not is_kept]
     options.out.mkdir(parents=True, exist_ok=True)
     document = {**facts, **found, "rows": rows}
