@@ -387,7 +387,10 @@ class Batcher:
             start = stop
             is_whole = sum(len(arrays[0]) for arrays in job.outputs) == len(job.rows)
             if is_whole and not job.future.done():
-                job.future.set_result(self._answer(job))
+                try:
+                    job.future.set_result(self._answer(job))
+                except MemoryError as error:  # for this one's pieces together
+                    job.future.set_exception(error)
         self._room.set()
 
     def _answer(self, job: Job) -> Answer:

@@ -48,6 +48,7 @@ log = logging.getLogger("vaeserve")
 ENGINE, FRONT_END, SUPERVISOR = "engine", "front-end", "supervisor"
 BACKLOG = 2048
 POLL_SECONDS = 0.05
+CANNOT_START = 3  # exit status; 1 is also that of an engine whose device is lost, and of any exception
 STOP_SECONDS = 10.0  # for processes to end, beyond their grace
 QUICK_SECONDS = 5.0  # a process that ends sooner, and not for the first time, is started anew no sooner
 MAX_QUICK_ENDS = 5  # in a row
@@ -123,7 +124,7 @@ class Supervisor:
                 child.note_end()
                 number, status = child.process.pid, child.process.returncode
                 log.error("the %s, process %d, has ended with %d", child.role, number, status)
-                if status == 1 and child.starts == 1:  # it has said why it cannot start
+                if status == CANNOT_START and child.starts == 1:  # it has said why
                     return 1
                 if child.quick_ends > MAX_QUICK_ENDS:
                     log.error("it has ended %d times in a row within %g s", child.quick_ends, QUICK_SECONDS)
@@ -193,7 +194,7 @@ async def run_engine(settings: Settings, folder: Path) -> int:
         await batcher.start()
     except Exception as error:
         log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
-        return 1
+        return CANNOT_START
     freeze_what_is_loaded()
     path = engine_socket(folder)
     path.unlink(missing_ok=True)  # of an engine before this one
@@ -212,7 +213,8 @@ async def run_engine(settings: Settings, folder: Path) -> int:
 
 def run_front_end(settings: Settings, folder: Path, descriptor: int) -> int:
     """Serve HTTP; return the exit status."""
-    return serve(Server(settings, engine_socket(folder)), [socket.socket(fileno=descriptor)])
+    status = serve(Server(settings, engine_socket(folder)), [socket.socket(fileno=descriptor)])
+    return CANNOT_START if status else 0
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import errors
-from app.errors import Kind, Problem
+from app.errors import Problem, no_memory
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads this answer; it is what the metrics count
 Endpoint = Callable[..., Awaitable[Response]]
@@ -42,7 +42,7 @@ def noted(endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request, **parameters)
         except MemoryError as error:
-            raise Problem(Kind.OVERLOADED, "the host has no memory for this request now") from error
+            raise no_memory() from error
 
     @wraps(endpoint)
     async def noting(request: Request, **parameters: Any) -> Response:

@@ -91,6 +91,11 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
+def no_memory() -> Problem:
+    """Return the problem of a request that would take more memory than the host has now."""
+    return Problem(Kind.OVERLOADED, "the host has no memory for this request now")
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem document: ours, the router's, the validator's, the unexpected."""
     app.add_exception_handler(Problem, _answer_problem)

@@ -26,7 +26,7 @@ import orjson
 from prometheus_client import Counter
 
 from app.batcher import Answer, Arrays, Batcher
-from app.errors import Kind, Problem
+from app.errors import Kind, Problem, no_memory
 from app.operations import ModelTask, Operation
 
 log = logging.getLogger("vaeserve")
@@ -95,7 +95,10 @@ class EngineServer:
         submit = self._batcher.submit_when_room if document["waits"] else self._batcher.submit
         try:
             found = await submit(ModelTask(model, Operation(operation), samples), rows, document["deadline"])
-        except Problem as problem:
+            seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
+            answer = frame({"id": document["id"], **seconds}, found.arrays)
+        except (Problem, MemoryError) as error:
+            problem = error if isinstance(error, Problem) else no_memory()
             told = {
                 "kind": problem.kind.name,
                 "detail": problem.detail,
@@ -106,8 +109,7 @@ class EngineServer:
             is_full = self._batcher.is_full
             writer.write(frame({"id": document["id"], "problem": told, "is_full": is_full}))
             return
-        seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
-        writer.write(frame({"id": document["id"], **seconds}, found.arrays))
+        writer.write(answer)
 
 
 class EngineEndedError(Problem):
@@ -242,6 +244,8 @@ class RemoteBatcher:
                 continue
             try:
                 await self._listen(reader, writer)
+            except Exception:  # no memory for an answer, say; what waits for it is refused below
+                log.exception("the connection to the engine failed, and is made anew")
             finally:
                 self._end_connection(writer)
 

@@ -259,6 +259,25 @@ async def test_a_client_that_departs_between_parts_costs_no_more_parts(driver: D
     assert [sizes for _, sizes in driver.engine.batches] == [[8], [1]]
 
 
+async def test_an_answer_that_there_is_no_memory_for_fails_its_own_request_alone(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def concatenate(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    large = driver.submit(10)
+    await driver.launches()
+    small = driver.submit(1)
+    driver.step()
+    await driver.launches()
+    assert driver.engine.batches[1] == (ENCODE, [2, 1])
+    monkeypatch.setattr(np, "concatenate", concatenate)
+    driver.step()
+    with pytest.raises(MemoryError):
+        await large
+    assert (await small).arrays[0].tolist() == [[1]]
+
+
 async def test_a_failed_batch_fails_its_requests_and_no_others(driver: Driver) -> None:
     failing = driver.submit(12)
     await driver.launches()

@@ -245,7 +245,11 @@ class Stubborn(Sleeper):
 
 
 class Failing(Sleeper):
-    code = "raise SystemExit(3)"
+    code = "raise SystemExit(1)"
+
+
+class Unstartable(Sleeper):
+    code = f"raise SystemExit({cluster.CANNOT_START})"
 
 
 @pytest.fixture
@@ -299,6 +303,18 @@ def test_a_process_that_keeps_ending_is_given_up(
     assert (failing.quick_ends, failing.starts) == (3, 3)
     assert time.monotonic() - begun > 0.5  # the third start waited
     cluster._end([supervisor._engine, failing], 10)
+
+
+@pytest.mark.parametrize(("kind", "starts"), [(Failing, 2), (Unstartable, 1)])
+def test_an_engine_that_fails_is_started_anew_and_one_that_cannot_start_is_not(
+    kind: type[Sleeper], starts: int, metrics_folder: Path
+) -> None:
+    supervisor = cluster.Supervisor.__new__(cluster.Supervisor)
+    supervisor._engine, supervisor._front_ends = kind(ENGINE, metrics_folder), []
+    supervisor._engine.process.wait()
+    assert supervisor._look_after() == (1 if starts == 1 else 0)
+    assert supervisor._engine.starts == starts
+    supervisor._engine.process.wait()
 
 
 def test_a_process_whose_supervisor_is_gone_does_not_start() -> None:

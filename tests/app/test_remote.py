@@ -240,6 +240,33 @@ async def test_an_engine_that_ends_is_waited_for_and_found_again(tmp_path: Path)
         assert len((await ends.submit(3)).arrays[0]) == 3
 
 
+async def test_an_engine_without_memory_for_an_answer_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def submit(*_: object) -> Answer:
+        raise MemoryError
+
+    async with connected(tmp_path) as ends:
+        monkeypatch.setattr(ends.driver.batcher, "submit", submit)
+        with pytest.raises(Problem, match="no memory for this request") as told:
+            await ends.submit(1)
+        assert told.value.kind is Kind.OVERLOADED
+
+
+async def test_a_connection_that_fails_in_any_way_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tmp_path) as ends:
+        ends.driver.step(10)
+        with monkeypatch.context() as without_memory:
+            without_memory.delattr(remote, "Answer")  # as any exception would, when an answer comes
+            with pytest.raises(Problem, match="the engine's process has ended"):
+                await ends.submit(1)
+        while ends.batcher.is_away:
+            await asyncio.sleep(0.01)
+        assert len((await ends.submit(3)).arrays[0]) == 3
+
+
 async def test_an_answer_that_has_begun_goes_on_with_the_next_engine(tmp_path: Path) -> None:
     async with connected(tmp_path) as ends:
         part = ends.submit(3, waits=True)
