@@ -144,9 +144,8 @@ def run(setup: Setup) -> list[Row]:
     bundle = load_bundle(bundle_path(setup.bundle))
     made = list(bombs(verified(bundle.path / FILE).prefix))
     with ready_service(setup, {"VAE_THREADS": "1"}) as service:
-        taken = small_ones(
-            service, list(small_bodies(bundle)), made
-        )  # routes are warm then, for no bomb's sake
+        # First, so that no bomb pays for warming a route.
+        taken = small_ones(service, list(small_bodies(bundle)), made)
         rows = [thrown(setup, service, bomb) for bomb in made]
         is_ready = service.is_ready()
     rows.append(taken)

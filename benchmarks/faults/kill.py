@@ -20,9 +20,8 @@ ALLOWANCE_SECONDS = 1.0  # over the deadline, for the answer that says so
 READY_SECONDS, GIVE_UP_SECONDS = 10.0, 60.0
 UP_SECONDS = 5.5  # before it is killed: the supervisor waits with one that keeps ending sooner
 LOOKS = 4 * FRONT_ENDS  # at readiness, so that each front end is likely to be asked
-NOTICE_SECONDS = (
-    0.1  # front ends know of the engine's end by their sockets, once their loops, under load, look
-)
+# Front ends know of the engine's end by their sockets, once their loops, under load, look.
+NOTICE_SECONDS = 0.1
 SERVES = {"engine": "the engine is warm", "front-end": "ready in "}  # what a process logs once it does
 SETTINGS: Mapping[str, str] = {
     "VAE_FRONTENDS": str(FRONT_ENDS),

@@ -107,15 +107,17 @@ def questions_of(bundle: str) -> list[Question]:
 
 def nearly(expected: np.ndarray) -> Callable[[bytes], bool]:
     """Return what tells whether an .npy file holds an array, but for rounding."""
-    return _within(expected, TOLERANCE * float(np.abs(expected).max()))
+    return within(expected, TOLERANCE * float(np.abs(expected).max()))
 
 
 def within_a_level(expected: np.ndarray) -> Callable[[bytes], bool]:
     """Return what tells whether an .npy file holds images, each level but for its rounding."""
-    return _within(expected.astype(np.int16), LEVEL)
+    return within(expected.astype(np.int16), LEVEL)
 
 
-def _within(expected: np.ndarray, limit: float) -> Callable[[bytes], bool]:
+def within(expected: np.ndarray, limit: float) -> Callable[[bytes], bool]:
+    """Return what tells whether an .npy file holds an array, but for so much; expected is signed."""
+
     def is_right(body: bytes) -> bool:
         try:
             found = np.load(BytesIO(body), allow_pickle=False)

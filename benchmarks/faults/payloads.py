@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 
 from benchmarks.faults.bundles import flipped
 from benchmarks.faults.found import Row, Setup
-from benchmarks.faults.load import Client, Question
+from benchmarks.faults.load import Client, Question, within
 from benchmarks.faults.service import ready_service
 from benchmarks.serving.golden import golden_images
 from benchmarks.serving.workloads import npy_bytes
@@ -52,16 +50,6 @@ def run(setup: Setup) -> list[Row]:
     return rows
 
 
-def is_near(body: bytes, images: np.ndarray, limit: int) -> bool:
-    """Whether an .npy file holds images, each level but for so much."""
-    try:
-        found = np.load(BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError):
-        return False
-    found = found.reshape(images.shape) if found.size == images.size else found
-    return found.shape == images.shape and bool(np.abs(found - images.astype(np.int16)).max() <= limit)
-
-
 def damaged(
     setup: Setup,
     port: int,
@@ -77,10 +65,11 @@ def damaged(
     """
     whole = Client(port, TIMEOUT_SECONDS, keeps_connection=False)
     answers: list[bytes] = []
+    is_near = within(images.astype(np.int16), limit)
 
     def is_right(body: bytes) -> bool:
         answers.append(body)
-        return is_near(body, images, limit)
+        return is_near(body)
 
     reading = {"Content-Type": PAYLOAD, "Accept": NPY}
     control, _, said = whole.ask(Question("POST", "/decompress", payload, reading, is_right))
