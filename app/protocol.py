@@ -3,19 +3,27 @@
 uvicorn bounds the time between requests alone. Here the head of a request, its body and the reading of its
 answer have a time each, and heads a size. When the server stops, a connection is closed after an answer that
 says so, or once nothing has come for a moment: a request that crosses the closing would be lost.
+
+Requests that come together are parsed a piece at a time, and no further while one of them waits for its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from prometheus_client import Counter
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 Stage = Literal["idle", "head", "body"]
 MAX_HEAD_BYTES = 64 << 10  # of a request's line and headers
+PIECE_BYTES = 8 << 10  # parsed at once: some hundreds of requests at most
+READ_BYTES = 64 << 10  # of an answer, or the rest of it, in the time that a client has to read
+READING_LOOKS = 4  # in that time
 LINGER_SECONDS = 1.0  # for a last request, when the server stops
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 _TOO_SLOW = b"408 Request Timeout"
@@ -28,7 +36,7 @@ class Patience:
 
     head: float  # from a connection's start, or a request's, until the request's head is there
     body: float  # from then until the body is there
-    reading: float  # while an answer is not read
+    reading: float  # while less than READ_BYTES of an answer is read
 
 
 class PromptProtocol(HttpToolsProtocol):
@@ -38,34 +46,70 @@ class PromptProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._seconds: dict[Stage, float] = {"head": patience.head, "body": patience.body}
         self._reading_seconds, self._closed = patience.reading, closed
+        self._pieces: deque[bytes | memoryview] = deque()  # that are yet to be parsed
         self._stage: Stage = "head"
         self._awaited: Stage = "idle"  # what the timer is for
         self._timer: asyncio.TimerHandle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
+        self._read_at, self._unsent_bytes = time.monotonic(), 0  # when the client was last seen to read
         self._head_bytes = 0
         self._is_leaving = False
+        self._answered: RequestResponseCycle | None = None  # now; `cycle` is of the request that came last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request."""
         super().connection_made(transport)
         self._wait()
+        self._look_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Wait for nothing more, and tell what is being answered that its client has gone."""
         self._stage = "idle"
         self._wait()
-        self.resume_writing()
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
+        self._pieces.clear()
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and wait for what is missing."""
-        self._head_bytes += len(data)
-        if self._stage == "idle":
-            self._stage = "head"
-        super().data_received(data)
-        if self._stage == "head" and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse("large-head", _TOO_LARGE)
+        """Parse what came, unless a request before it waits for its turn."""
+        if len(data) <= PIECE_BYTES:
+            self._pieces.append(data)
+        else:
+            view = memoryview(data)
+            self._pieces.extend(view[at : at + PIECE_BYTES] for at in range(0, len(view), PIECE_BYTES))
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse until a request waits for its turn, and wait for what is missing."""
+        while self._pieces and not self.pipeline and not self.transport.is_closing():
+            piece = self._pieces.popleft()
+            self._head_bytes += len(piece)
+            if self._stage == "idle":
+                self._stage = "head"
+            super().data_received(piece)  # type: ignore[arg-type]
+            if self._stage == "head" and self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse("large-head", _TOO_LARGE)
+        if self._pieces:
+            self.flow.pause_reading()
         self._wait()
+        if self._stage == "idle" and not self._is_answering:  # as it was before the request's body came
+            self._wait_for_another()
+
+    def _wait_for_another(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        super()._start_asgi_task(cycle, app)
+        self._answered = cycle
+        self._note_reading()
 
     def on_message_begin(self) -> None:
         """Note that a request begins, also where it comes with the end of the one before it."""
@@ -85,8 +129,11 @@ class PromptProtocol(HttpToolsProtocol):
         self._stage, self._head_bytes = "idle", 0
 
     def on_response_complete(self) -> None:
-        """Note that the answer is sent."""
+        """Note that the answer is sent, and turn to what came after its request."""
+        is_waited_for = bool(self.pipeline)
         super().on_response_complete()
+        if is_waited_for:
+            self._parse()
         if self._is_leaving and not self._is_answering:
             self._linger()
 
@@ -113,28 +160,47 @@ class PromptProtocol(HttpToolsProtocol):
         if not self._is_answering:
             self.transport.close()
 
-    def pause_writing(self) -> None:
-        """Wait for the client to read."""
-        super().pause_writing()
-        self._reading_timer = self.loop.call_later(self._reading_seconds, self._give_reading_up)
-
     def resume_writing(self) -> None:
         """Note that the client reads."""
         super().resume_writing()
-        if self._reading_timer is not None:
-            self._reading_timer.cancel()
-            self._reading_timer = None
+        self._note_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, unless that would break into an answer."""
+        if self._is_answering:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _note_reading(self) -> None:
+        self._read_at, self._unsent_bytes = time.monotonic(), self.transport.get_write_buffer_size()
+
+    def _look_later(self) -> None:
+        self._reading_timer = self.loop.call_later(self._reading_seconds / READING_LOOKS, self._look)
+
+    def _look(self) -> None:
+        """Look whether the client reads, also after the connection's end was asked for."""
+        unsent_bytes = self.transport.get_write_buffer_size()
+        is_longer = unsent_bytes > self._unsent_bytes  # by an answer that was written since
+        if not unsent_bytes or is_longer or self._unsent_bytes - unsent_bytes >= READ_BYTES:
+            self._note_reading()
+        elif time.monotonic() - self._read_at >= self._reading_seconds:
+            self._closed.labels("reading").inc()
+            self.transport.abort()
+            return
+        self._look_later()
 
     def _wait(self) -> None:
-        """Have the timer be for the stage."""
-        if self._stage == self._awaited:
+        """Have the timer be for the stage; for none while the request waits for its turn."""
+        stage = "idle" if self.pipeline else self._stage
+        if stage == self._awaited:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._stage != "idle":
-            self._timer = self.loop.call_later(self._seconds[self._stage], self._give_up)
-        self._awaited = self._stage
+        if stage != "idle":
+            self._timer = self.loop.call_later(self._seconds[stage], self._give_up)
+        self._awaited = stage
 
     def _give_up(self) -> None:
         if self._stage == "head":
@@ -145,10 +211,7 @@ class PromptProtocol(HttpToolsProtocol):
 
     def _refuse(self, cause: str, status: bytes) -> None:
         self._closed.labels(cause).inc()
-        if self.cycle is None or self.cycle.response_complete:  # else it would break into an answer
+        self._stage = "idle"
+        if not self._is_answering:  # else it would break into an answer
             self.transport.write(b"HTTP/1.1 " + status + _LAST_HEADERS)
         self.transport.close()
-
-    def _give_reading_up(self) -> None:
-        self._closed.labels("reading").inc()
-        self.transport.abort()

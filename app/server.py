@@ -117,6 +117,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 http=cast("type[asyncio.Protocol]", protocol),
+                ws="none",  # whose connections have no such patience
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=settings.grace_seconds,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from prometheus_client import Counter
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
-from app.protocol import MAX_HEAD_BYTES, PromptProtocol
+from app.protocol import MAX_HEAD_BYTES, PIECE_BYTES, Patience, PromptProtocol
 from app.server import Server
 from tests.app.test_routes import npy
 from tests.app.test_server import gate  # noqa: F401
@@ -109,6 +115,95 @@ def test_requests_that_come_together_are_answered(hasty: Running) -> None:
         assert rest(connection).count(b"HTTP/1.1 200 OK") == 3
 
 
+def test_many_requests_that_come_at_once_are_taken_a_few_at_a_time(
+    hasty: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, parse = [0], PromptProtocol._parse
+
+    def noted(protocol: PromptProtocol) -> None:
+        parse(protocol)
+        waiting.append(len(protocol.pipeline))
+
+    monkeypatch.setattr(PromptProtocol, "_parse", noted)
+    count, short = 20_000, b"GET /health/live HTTP/1.1\r\n\r\n"
+    with connected(hasty) as connection:
+        sending = threading.Thread(target=connection.sendall, args=(short * count,))
+        sending.start()
+        whole_answers = 0
+        while whole_answers < count:
+            received = whole_answer(connection)
+            whole_answers += 1
+            assert received.startswith(b"HTTP/1.1 200 OK")
+        sending.join()
+    assert 0 < max(waiting) <= PIECE_BYTES // len(short) + 1
+
+
+def test_a_body_after_a_request_that_waits_is_not_timed_meanwhile(
+    bundle_folder: Path,
+    gate: Gate,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.server.ANSWER_SECONDS", -29.5)  # a body has half a second
+    body = npy(np.zeros((1, 8, 8), np.uint8))
+    large = npy(np.zeros((1000, 8, 8), np.uint8))
+    with running(bundle_folder) as server, connected(server) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(large) + large[:-1])
+        assert gate.entered.acquire(timeout=30)
+        connection.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(30)
+        gate.opened.set()
+        assert whole_answer(connection).startswith(b"HTTP/1.1 200 OK")
+        connection.sendall(large[-1:])
+        assert whole_answer(connection).startswith(b"HTTP/1.1 200 OK")
+        assert closed(server, "body") == 0
+
+
+def test_what_is_computed_is_told_that_its_client_has_gone_with_more_behind_it(
+    bundle_folder: Path,
+    gate: Gate,  # noqa: F811
+) -> None:
+    body = npy(np.zeros((1, 8, 8), np.uint8))
+    with running(bundle_folder) as server:
+        with connected(server) as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body + ASKING)
+            assert gate.entered.acquire(timeout=30)
+        eventually(lambda: dropped(server, "disconnected") == 1)
+        gate.opened.set()
+
+
+def test_what_is_not_http_does_not_break_into_the_answer_before_it(
+    bundle_folder: Path,
+    gate: Gate,  # noqa: F811
+) -> None:
+    body = npy(np.zeros((1, 8, 8), np.uint8))
+    with running(bundle_folder) as server, connected(server) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"\0\r\n\r\n")
+        assert rest(connection) == b""
+        gate.opened.set()
+
+
+def test_what_is_not_http_is_refused(hasty: Running) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(b"\0\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 400 Bad Request")
+
+
+def test_a_connection_is_closed_where_nothing_follows_a_body_that_nobody_read(
+    hasty: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hasty.server.config, "timeout_keep_alive", 0.3)
+    before = closed(hasty, "body")
+    with connected(hasty) as connection:
+        connection.sendall(HEAD.replace(b"/encode", b"/health/live") + b"Content-Length: 4\r\n\r\n")
+        assert whole_answer(connection).startswith(b"HTTP/1.1 405")
+        connection.sendall(b"body")
+        assert rest(connection) == b""
+    assert closed(hasty, "body") == before
+
+
 def test_a_body_that_does_not_come_is_answered_and_given_up(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +227,112 @@ def test_a_client_that_does_not_read_is_cut_off(hasty: Running) -> None:
     eventually(lambda: "queued 0 images" in repr(hasty.service.batcher))
 
 
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
+def test_a_client_that_does_not_read_the_last_of_an_answer_is_cut_off(
+    hasty: Running, monkeypatch: pytest.MonkeyPatch, last: bytes
+) -> None:
+    made = PromptProtocol.connection_made
+
+    def made_narrow(protocol: PromptProtocol, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)
+        made(protocol, transport)
+
+    monkeypatch.setattr(PromptProtocol, "connection_made", made_narrow)
+    before, (url, port) = closed(hasty, "reading"), ("127.0.0.1", hasty.client.base_url.port)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        connection.connect((url, port))
+        connection.sendall(ASKING.replace(b"/health/live", b"/sample?n=800&format=npy")[:-2] + last + b"\r\n")
+        eventually(lambda: closed(hasty, "reading") == before + 1)
+        eventually(lambda: not hasty.server.server_state.connections)
+
+
+class Clock:
+    """A loop and a transport of which the protocol asks for the time, for calls and for what is unsent."""
+
+    def __init__(self) -> None:
+        self.now, self.unsent = 0.0, 0
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+        self.is_aborted = False
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+        self.calls.append((self.now + seconds, function))
+        return cast(asyncio.TimerHandle, None)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [call for call in self.calls if call[0] <= end]:
+            first = min(due, key=lambda call: call[0])
+            self.calls.remove(first)
+            self.now = first[0]
+            first[1]()
+        self.now = end
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("app.protocol.time.monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def protocol(clock: Clock) -> PromptProtocol:
+    made: PromptProtocol = PromptProtocol(
+        Config(lambda: None, log_config=None),
+        ServerState(),
+        {},
+        cast(asyncio.AbstractEventLoop, clock),
+        patience=Patience(10, 35, 60),
+        closed=Counter("closed", "…", ["cause"], registry=None),
+    )
+    made.transport = cast(asyncio.Transport, clock)
+    made.flow = FlowControl(made.transport)
+    made._look_later()
+    return made
+
+
+def test_a_client_that_reads_a_large_answer_slowly_but_steadily_is_waited_for(
+    clock: Clock, protocol: PromptProtocol
+) -> None:
+    clock.unsent = 64_000_000
+    while clock.unsent > 0:  # at 8 Mbit/s
+        clock.wait(1)
+        clock.unsent = max(0, clock.unsent - 1_000_000)
+        assert not clock.is_aborted
+    clock.wait(600)
+    assert not clock.is_aborted
+
+
+def test_a_client_that_reads_a_stream_slowly_but_steadily_is_waited_for(
+    clock: Clock, protocol: PromptProtocol
+) -> None:
+    for _ in range(100):
+        clock.unsent = 100_000
+        protocol.pause_writing()
+        clock.wait(25)
+        clock.unsent = 10_000
+        protocol.resume_writing()
+    assert not clock.is_aborted
+
+
+@pytest.mark.parametrize("bytes_a_second", [0, 1, 500])
+def test_a_client_that_hardly_reads_is_not_waited_for(
+    clock: Clock, protocol: PromptProtocol, bytes_a_second: int
+) -> None:
+    clock.unsent = 1_000_000
+    for _ in range(95):
+        clock.wait(1)
+        clock.unsent -= bytes_a_second
+    assert clock.is_aborted
+
+
 def stopping(server: Running) -> None:
     """Tell a server to stop, and return once it takes no more connections."""
     server.server.handle_exit(signal.SIGTERM, None)
@@ -146,16 +347,29 @@ def stopping(server: Running) -> None:
     eventually(is_closed)
 
 
+def dropped(server: Running, cause: str) -> float:
+    found = server.service.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": cause})
+    assert found is not None
+    return found
+
+
 def whole_answer(connection: socket.socket) -> bytes:
-    """Read an answer of a known length."""
+    """Read an answer of a known length, and nothing of what comes after it."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(1 << 12)
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
-    while len(body) < length:
-        body += connection.recv(1 << 16)
-    return head + b"\r\n\r\n" + body
+        received += one_more(connection, 1)
+    length = int(re.search(rb"content-length: (\d+)", received)[1])  # type: ignore[index]
+    while length:
+        part = one_more(connection, length)
+        received += part
+        length -= len(part)
+    return received
+
+
+def one_more(connection: socket.socket, size: int) -> bytes:
+    part = connection.recv(size)
+    assert part, "the connection has ended"
+    return part
 
 
 def test_a_request_that_crosses_the_stop_is_answered_and_told_that_it_is_the_last(
