@@ -5,8 +5,9 @@
                 └─► front end   …
 
 The supervisor starts a process anew that ends by itself, and passes SIGTERM and SIGINT on: to the front ends
-first, which drain, then to the engine. Started by `VAE_FRONTENDS=2` or more; the processes are
-`python -m app.cluster SUPERVISOR engine FOLDER` and `… SUPERVISOR front-end FOLDER DESCRIPTOR`.
+first, which drain, then to the engine, which outlasts them whoever tells it. Started by `VAE_FRONTENDS=2` or
+more; the processes are `python -m app.cluster SUPERVISOR engine FOLDER` and `… SUPERVISOR front-end FOLDER
+DESCRIPTOR`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -72,12 +72,15 @@ class Child:
 
     def start(self) -> None:
         """Start the process, for the first time or anew."""
-        self.started, self.next_start = time.monotonic(), 0.0
-        self.starts += 1
         command = [sys.executable, "-m", "app.cluster", *self._arguments]
         # A group of its own: Ctrl-C comes through the supervisor alone.
         self.process = subprocess.Popen(command, pass_fds=self._descriptors, process_group=0)
-        note_process(self._folder, self._name, self.process.pid, self.starts - 1)
+        self.started, self.next_start = time.monotonic(), 0.0
+        self.starts += 1
+        try:
+            note_process(self._folder, self._name, self.process.pid, self.starts - 1)
+        except OSError as error:
+            log.warning("the metrics miss the %s, process %d: %s", self.role, self.process.pid, error)
 
     @property
     def has_ended(self) -> bool:
@@ -130,8 +133,16 @@ class Supervisor:
                     log.error("it has ended %d times in a row within %g s", child.quick_ends, QUICK_SECONDS)
                     return 1
             if time.monotonic() >= child.next_start:
-                child.start()
+                self._start_anew(child)
         return 0
+
+    @staticmethod
+    def _start_anew(child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:  # no memory for a process, say
+            child.next_start = time.monotonic() + QUICK_SECONDS
+            log.error("the %s cannot be started now: %s", child.role, error)
 
     def _stop(self) -> None:
         self._listener.close()
@@ -185,7 +196,10 @@ def engine_socket(folder: Path) -> Path:
 
 
 async def run_engine(settings: Settings, folder: Path) -> int:
-    """Compute what front ends ask for, until told to stop or the device is lost; return the exit status."""
+    """Compute what front ends ask for, until told to stop and none is left, or the device is lost.
+
+    Returns the exit status.
+    """
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     try:
@@ -198,11 +212,12 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     freeze_what_is_loaded()
     path = engine_socket(folder)
     path.unlink(missing_ok=True)  # of an engine before this one
-    async with await EngineServer(batcher, digests_of(bundles)).listen(path):
+    server = EngineServer(batcher, digests_of(bundles))
+    async with await server.listen(path):
         log.info("the engine is warm: %s", batcher.device)
-        while batcher.fault is None and not told.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(told.wait(), POLL_SECONDS)
+        # Told with all the others, it still has to compute what front ends have taken.
+        while batcher.fault is None and not (told.is_set() and server.front_ends == 0):
+            await asyncio.sleep(POLL_SECONDS)
         has_closed = await batcher.close(CLOSE_SECONDS)
     status = 0 if batcher.fault is None else 1
     if not has_closed:  # the interpreter's end would abort the process under a thread inside torch

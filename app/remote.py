@@ -66,12 +66,14 @@ class EngineServer:
 
     def __init__(self, batcher: Batcher, digests: Mapping[str, str]) -> None:
         self._batcher, self._digests = batcher, digests
+        self.front_ends = 0  # that are connected
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Take connections at a Unix socket."""
         return await asyncio.start_unix_server(self._serve, path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.front_ends += 1
         jobs: dict[int, asyncio.Task[None]] = {}
         greeting = {"device": self._batcher.device, "max_batch": self._batcher.max_batch}
         writer.write(frame({**greeting, "digests": dict(self._digests)}))
@@ -86,6 +88,7 @@ class EngineServer:
                 jobs[number] = job
                 job.add_done_callback(lambda _, number=number: jobs.pop(number))  # type: ignore[misc]
         finally:
+            self.front_ends -= 1
             for job in jobs.values():
                 job.cancel()
             writer.close()
@@ -282,7 +285,8 @@ class RemoteBatcher:
         if is_full and told["kind"] == Kind.OVERLOADED.name:
             self._full, self._full_until = told, time.monotonic() + NEWS_SECONDS
         if future is not None and not future.done():
-            future.set_exception(_told(told))
+            has_ended = told["kind"] == Kind.NOT_READY.name  # all but its connection
+            future.set_exception(EngineEndedError() if has_ended else _told(told))
 
 
 def _told(told: Mapping[str, Any]) -> Problem:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from app.routes import ROUTERS
 from app.service import Service
 from app.settings import Settings
 
+log = logging.getLogger("vaeserve")
 ANSWER_SECONDS = 5.0
 FIGURES = ("X-Original-Bytes", "X-Compressed-Bytes", "X-Bits-Per-Dim", "X-Png-Bytes", "X-Webp-Bytes")
 EXPOSED_HEADERS = ("Retry-After", "Server-Timing", "X-Request-Id", "X-Seed", *FIGURES)
@@ -146,9 +147,18 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take the connections that wait to be taken, which closing the port would reset; then stop."""
+        try:
+            await self._take_last(sockets or ())
+        except OSError as error:  # no descriptor is left for them, say
+            log.warning("connections that waited to be taken are reset: %s", error)
+        await super().shutdown(sockets)
+
+    async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
         listening = [each for server in self.servers for each in server.sockets]
         copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
-        for ours in (*self.servers, *(sockets or ())):
+        for server in self.servers:
+            server.close()
+        for ours in sockets:
             ours.close()
         taken = [connection for copy in copies for connection in _taken_last(copy)]
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
@@ -157,7 +167,6 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for connection in taken:
             await loop.connect_accepted_socket(make, connection)
-        await super().shutdown(sockets)
 
     def exit_status(self) -> int:
         """Return the process's exit status after `run`."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -208,6 +208,24 @@ class Service:
             raise
         finally:
             watch.end()
+
+    async def in_time(self, waited_for: Awaitable[T], deadline: float) -> T:
+        """Wait for a thread's work, or for the turn to be given to one.
+
+        Raises Problem, deadline, where `deadline` (time.monotonic) passes first.
+        """
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - began)):
+                return await waited_for
+        except TimeoutError:
+            self.metrics.dropped.labels("deadline").inc()
+            waited = time.monotonic() - began
+            detail = f"no answer within {waited:.3g} seconds; the request waited for a thread or in one"
+            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
+        except asyncio.CancelledError:
+            self.metrics.dropped.labels("disconnected").inc()
+            raise
 
     @property
     def batcher(self) -> Batcher | RemoteBatcher:

@@ -137,7 +137,8 @@ async def _drawn(service: Service, bundle: Bundle, draw: Draw) -> AsyncGenerator
         sample_latents, bundle.latents, draw.prior, seed=draw.seed, temperature=draw.temperature
     )
     for start in range(draw.offset, stop, part):
-        yield await asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
+        drawing = asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
+        yield await service.in_time(drawing, service.deadline())
 
 
 async def compress(
@@ -170,7 +171,9 @@ class Opened:
         return self.header.count if self.place is None else 1
 
 
-async def open_payload(service: Service, payload: bytes, index: int | None, expected: str | None) -> Opened:
+async def open_payload(
+    service: Service, payload: bytes, index: int | None, expected: str | None, deadline: float
+) -> Opened:
     """Read the header of a payload, or of the one in an archive that `index` is in.
 
     Raises Problem for a damaged payload, one of a model that is not loaded or not `expected`, an index
@@ -178,7 +181,7 @@ async def open_payload(service: Service, payload: bytes, index: int | None, expe
     """
     opening = partial(_opened, service.coder, payload, index)
     is_quick = len(payload) <= QUICK_PAYLOAD_BYTES and not is_archive(payload)  # whose names may be many
-    found = opening() if is_quick else await asyncio.to_thread(opening)
+    found = opening() if is_quick else await service.in_time(asyncio.to_thread(opening), deadline)
     _check_model(service.coder, found.header, expected)
     _check_size(found, service.limits)
     return found

@@ -146,7 +146,8 @@ async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
         body = await _received(read_body(request, limits.body_bytes, admit), service)
         deadline = service.deadline()
         if coding is not None:
-            body = await inflated(body, coding, limits.body_bytes, admit)
+            inflating = inflated(body, coding, limits.body_bytes, admit)
+            body = await service.unless_departed(request, service.in_time(inflating, deadline))
         if len(body) <= QUICK.body_bytes:
             try:
                 return parse(body, content_type, QUICK.within(limits)), deadline
@@ -154,9 +155,13 @@ async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
                 if problem.kind is not Kind.TOO_LARGE:
                     raise
         if len(body) <= LARGE_BODY_BYTES:
+            parsing = asyncio.to_thread(parse, body, content_type, limits)
+            return await service.unless_departed(request, service.in_time(parsing, deadline)), deadline
+        await service.unless_departed(request, service.in_time(service.parsing.acquire(), deadline))
+        try:  # whose thread is waited for, as it holds what the next would
             return await asyncio.to_thread(parse, body, content_type, limits), deadline
-        async with service.parsing:
-            return await asyncio.to_thread(parse, body, content_type, limits), deadline
+        finally:
+            service.parsing.release()
 
 
 async def _received(reading: Awaitable[bytes], service: Service) -> bytes:

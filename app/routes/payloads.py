@@ -127,7 +127,7 @@ async def decompress(
         return parse_payload(body, content_type)
 
     payload, deadline = await read(request, parse)
-    opened = await tasks.open_payload(service, payload, index, expected)
+    opened = await tasks.open_payload(service, payload, index, expected, deadline)
     check_sheet(opened.count, chosen)
     decoded = await tasks.decompress(service, request, opened, deadline)
     return timed(await answer_images(decoded.model, decoded.found, chosen), decoded)

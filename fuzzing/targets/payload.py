@@ -47,7 +47,7 @@ def check(data: bytes) -> None:
 
 
 def _opened(data: bytes, index: int | None) -> Opened | None:
-    return accepted(lambda: awaited(tasks.open_payload(SERVICE, data, index, None)), PATH)
+    return accepted(lambda: awaited(tasks.open_payload(SERVICE, data, index, None, SERVICE.deadline())), PATH)
 
 
 def _decoded(opened: Opened) -> np.ndarray | None:

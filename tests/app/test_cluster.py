@@ -166,6 +166,26 @@ def test_processes_serve_as_one_and_each_may_be_killed(
 
 
 @pytest.mark.slow
+def test_all_processes_told_to_stop_at_once_still_answer(bundle_folder: Path, tmp_path: Path) -> None:
+    with running_cluster(bundle_folder, tmp_path) as service:
+        eventually(service.is_ready, SOON)
+        [engine], children = service.children(ENGINE), service.children("")
+        os.kill(engine, signal.SIGTERM)
+        time.sleep(0.5)
+        assert service.encode().status_code == 200
+        assert service.children(ENGINE) == [engine]
+        with service.client.stream("GET", "/sample?n=100000&format=npy&seed=3") as answer:
+            parts = answer.iter_bytes()
+            size = len(next(parts))
+            for pid in (*children, service.process.pid):
+                os.kill(pid, signal.SIGTERM)
+            size += sum(map(len, parts))
+        assert size == 128 + 100_000 * 64
+        assert service.process.wait(SOON) == 0
+    assert "has ended with" not in service.log.read_text()
+
+
+@pytest.mark.slow
 def test_a_bundle_at_fault_ends_all_of_them(bundle_folder: Path, tmp_path: Path) -> None:
     with running_cluster(bundle_folder, tmp_path, VAE_MODELS=str(tmp_path / "none")) as service:
         assert service.process.wait(SOON) == 1
@@ -315,6 +335,48 @@ def test_an_engine_that_fails_is_started_anew_and_one_that_cannot_start_is_not(
     assert supervisor._look_after() == (1 if starts == 1 else 0)
     assert supervisor._engine.starts == starts
     supervisor._engine.process.wait()
+
+
+class Rare(Sleeper):
+    """Cannot be started anew at first."""
+
+    failures = 1
+
+    def start(self) -> None:
+        if hasattr(self, "process") and self.failures:
+            self.failures -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        super().start()
+
+
+def test_a_process_that_cannot_be_started_anew_now_is_later(
+    metrics_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "QUICK_SECONDS", 0.1)
+    supervisor = cluster.Supervisor.__new__(cluster.Supervisor)
+    supervisor._engine, supervisor._front_ends = Rare(ENGINE, metrics_folder), []
+    supervisor._engine.process.kill()
+    supervisor._engine.process.wait()
+
+    def is_started_anew() -> bool:
+        assert supervisor._look_after() == 0
+        return supervisor._engine.starts == 2
+
+    eventually(is_started_anew)
+    assert "the engine cannot be started now: [Errno 11] Resource temporarily unavailable" in caplog.text
+    cluster._end([supervisor._engine], 10)
+
+
+def test_a_process_that_cannot_be_noted_runs_all_the_same(
+    metrics_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cluster, "note_process", full)
+    child = cluster.Child(ENGINE, metrics_folder)
+    cluster._end([child], 10)
+    assert "the metrics miss the engine" in caplog.text
 
 
 def test_a_process_whose_supervisor_is_gone_does_not_start() -> None:

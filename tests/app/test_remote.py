@@ -282,6 +282,22 @@ async def test_an_answer_that_has_begun_goes_on_with_the_next_engine(tmp_path: P
         assert ends.dropped("fault") == 0
 
 
+async def test_an_answer_that_has_begun_does_not_end_with_an_engine_that_is_ending(tmp_path: Path) -> None:
+    async with connected(tmp_path) as ends:
+        assert await ends.driver.batcher.close(0) in (True, False)
+        with pytest.raises(Problem, match="the engine's process has ended"):
+            await ends.submit(1)
+        part = ends.submit(3, waits=True)
+        await asyncio.sleep(0.1)
+        assert not part.done()
+        await ends.hang_up()
+        async with started() as driver:
+            ends.driver = driver
+            await ends.listen()
+            driver.step(10)
+            assert len((await part).arrays[0]) == 3
+
+
 async def test_an_answer_that_has_begun_waits_for_no_engine_beyond_its_deadline(tmp_path: Path) -> None:
     async with connected(tmp_path) as ends:
         part = ends.submit(1, seconds=0.3, waits=True)

@@ -1,5 +1,7 @@
 """The process around the application: loading, departures, deadlines, overload, draining, exit status."""
 
+import asyncio
+import errno
 import os
 import re
 import resource
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -20,6 +23,7 @@ import pytest
 
 from app.__main__ import main
 from app.engine import CpuEngine
+from app.routes import common
 from app.server import Server
 from models.images import encode_png
 from tests.app.test_routes import NPY, npy, problem
@@ -261,6 +265,85 @@ def test_a_departed_client_of_sample_is_dropped_and_counted(bundle_folder: Path,
         value = server.service.metrics.registry.get_sample_value
         assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
         gate.opened.set()
+
+
+def test_a_client_that_goes_amid_its_answer_leaves_nothing(bundle_folder: Path) -> None:
+    with running(bundle_folder) as server:
+        with socket.create_connection(address(server)) as connection:
+            connection.sendall(b"GET /sample?n=100000&format=npy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+        value = server.service.metrics.registry.get_sample_value
+        # What asks stays in flight until it is noticed that nobody reads.
+        while value("vae_requests_in_flight"):
+            server.thread.join(0.01)
+        assert "queued 0 images" in repr(server.service.batcher)
+        decoded = value("vae_images_total", {"model": "grey", "operation": "decode"})
+        assert decoded is not None
+        assert decoded < 100_000
+        assert value("vae_requests_total", {"route": "/sample", "status": "200"}) == 1
+        assert post(server).status_code == 200
+
+
+LARGE = npy(np.zeros((17000, 8, 8), np.uint8))  # parsed one at a time
+
+
+def test_a_body_that_waits_to_be_parsed_does_so_until_its_deadline(bundle_folder: Path) -> None:
+    with running(bundle_folder, deadline_seconds=1, max_images=20000) as server:
+        server.service.parsing = asyncio.Semaphore(0)
+        response = server.client.post("/encode", content=LARGE, headers={"Content-Type": NPY})
+        problem(response, 504, "deadline", "the request waited for a thread or in one")
+        value = server.service.metrics.registry.get_sample_value
+        assert value("vae_dropped_requests_total", {"cause": "deadline"}) == 1
+        assert server.service.intake.held_bytes == 0
+
+
+def test_a_body_that_takes_long_to_parse_does_so_until_its_deadline(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_parse, parse = threading.Event(), common.parse_images
+
+    def slow(*arguments: Any, **options: Any) -> np.ndarray:
+        assert may_parse.wait(30)
+        return parse(*arguments, **options)
+
+    body = npy(np.zeros((1000, 8, 8), np.uint8))
+    assert len(body) > common.QUICK.body_bytes
+    with running(bundle_folder, deadline_seconds=1) as server:
+        monkeypatch.setattr(common, "parse_images", slow)
+        response = server.client.post("/encode", content=body, headers={"Content-Type": NPY})
+        problem(response, 504, "deadline", "the request waited for a thread or in one")
+        may_parse.set()
+
+
+def test_a_client_that_goes_while_its_body_waits_to_be_parsed_leaves_nothing(bundle_folder: Path) -> None:
+    with running(bundle_folder, max_images=20000) as server:
+        server.service.parsing = asyncio.Semaphore(0)
+        with socket.create_connection(address(server)) as connection:
+            connection.sendall(f"{HEAD}Content-Length: {len(LARGE)}\r\n\r\n".encode() + LARGE)
+            while server.service.intake.held_bytes < len(LARGE):
+                server.thread.join(0.01)
+        while server.service.intake.held_bytes:
+            server.thread.join(0.01)
+        value = server.service.metrics.registry.get_sample_value
+        assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
+
+
+def test_a_stop_without_a_descriptor_left_still_answers(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dup(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with running(bundle_folder) as server, posted(server) as answers:
+        gate.entered.acquire()
+        monkeypatch.setattr("app.server.os.dup", dup)
+        server.server.handle_exit(signal.SIGTERM, None)
+        while not caplog.records:
+            server.thread.join(0.01)
+        gate.opened.set()
+        server.thread.join(30)
+    assert answers[0].status_code == 200
+    assert "connections that waited to be taken are reset" in caplog.text
 
 
 def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:
