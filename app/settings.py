@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         description="for a request's head to arrive, else the connection is closed",
     )
     reading_seconds: float = Field(
-        default=60.0, gt=0, description="for a client that does not read its answer, before it is cut off"
+        default=60.0, gt=0, description="for a client that hardly reads its answer, before it is cut off"
     )
     allowed_hosts: Names = Field(
         default=("localhost", "127.0.0.1", "[::1]"),

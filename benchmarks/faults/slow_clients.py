@@ -32,8 +32,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "bodies": ("-B", "-i", "3", "-x", "24", "-s", "8192", "-t", "POST", "-f", "image/png"),
     "reading": ("-X", "-k", "1", "-n", "3", "-w", "512", "-y", "1024", "-z", "32"),
 }
-CAUSES = {"heads": "head", "bodies": "body", "reading": "reading"}
-PATHS = {"heads": "/encode", "bodies": "/encode", "reading": "/sample?n=3000&format=npy"}
+CAUSES = {"heads": ("head",), "bodies": ("body", "answered 504"), "reading": ("reading",)}
+PATHS = {"heads": "/encode", "bodies": "/encode", "reading": "/sample?n=10000&format=npy"}  # 7.8 MB: no socket holds it
 
 
 def run(setup: Setup) -> list[Row]:
@@ -80,7 +80,7 @@ def beside(setup: Setup, kind: str) -> Row:
     figures = {
         "connections_held": held,
         "connections_held_halfway": held_halfway,
-        "closed_by_the_service": closed,
+        "given_up_by_the_service": closed,
         **compared(alone, beside),
         "before": before.__dict__,
         "after": after.__dict__,
@@ -100,18 +100,22 @@ def beside(setup: Setup, kind: str) -> Row:
 def kept_of_slow_ones(
     kind: str, held: int, held_halfway: int, closed: Mapping[str, float]
 ) -> dict[str, bool]:
-    """Return whether there were slow connections, and whether the service closed them for what they are."""
+    """Return whether there were slow connections, and whether the service gave them up for what they are."""
     return {
         "the slow connections were there": held > CONNECTIONS // 2,
         "the slow connections were there halfway": held_halfway > CONNECTIONS // 2,
-        "the service closed slow connections": closed[CAUSES[kind]] >= CONNECTIONS // 2,
+        "the service gave slow connections up": sum(closed[cause] for cause in CAUSES[kind]) >= CONNECTIONS // 2,
     }
 
 
 def closed_by_cause(service: Service) -> dict[str, float]:
-    """Return how many connections the service gave up, by cause."""
+    """Return how many connections the service gave up, by cause.
+
+    Of slow bodies most are answered 504, and closed by their client once it has read that.
+    """
     name = "vae_closed_connections_total"
-    return {cause: service.figure(f'{name}{{cause="{cause}"}}') for cause in ("head", "body", "reading")}
+    closed = {cause: service.figure(f'{name}{{cause="{cause}"}}') for cause in ("head", "body", "reading")}
+    return {**closed, "answered 504": service.figure('vae_requests_total{route="/encode",status="504"}')}
 
 
 def compared(alone: Answers, beside: Answers) -> dict[str, Any]:
