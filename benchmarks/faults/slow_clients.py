@@ -33,7 +33,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "reading": ("-X", "-k", "1", "-n", "3", "-w", "512", "-y", "1024", "-z", "32"),
 }
 CAUSES = {"heads": ("head",), "bodies": ("body", "answered 504"), "reading": ("reading",)}
-PATHS = {"heads": "/encode", "bodies": "/encode", "reading": "/sample?n=10000&format=npy"}  # 7.8 MB: no socket holds it
+PATHS = {
+    "heads": "/encode",
+    "bodies": "/encode",
+    "reading": "/sample?n=10000&format=npy",
+}  # 7.8 MB: no socket holds it
 
 
 def run(setup: Setup) -> list[Row]:
@@ -104,7 +108,8 @@ def kept_of_slow_ones(
     return {
         "the slow connections were there": held > CONNECTIONS // 2,
         "the slow connections were there halfway": held_halfway > CONNECTIONS // 2,
-        "the service gave slow connections up": sum(closed[cause] for cause in CAUSES[kind]) >= CONNECTIONS // 2,
+        "the service gave slow connections up": sum(closed[cause] for cause in CAUSES[kind])
+        >= CONNECTIONS // 2,
     }
 
 

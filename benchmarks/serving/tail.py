@@ -111,9 +111,12 @@ def under_load(
     """Offer requests, and look at them from both ends."""
     time.sleep(SETTLE_SECONDS)
     log = running.process.log
-    start, before = log.stat().st_size, clocks(running.process.popen.pid)
+    start, pids = log.stat().st_size, (running.process.popen.pid, os.getpid())
+    before = [clocks(pid) for pid in pids]
     answers = offer(running.port, requests, per_second, seconds)
-    after = clocks(running.process.popen.pid)
+    of_service, of_generator = (
+        spent(earlier, clocks(pid), pid) for earlier, pid in zip(before, pids, strict=True)
+    )
     if set(answers.status) != {200}:
         raise BenchmarkError(f"requests were answered {sorted(set(answers.status))}")
     with log.open() as file:
@@ -130,26 +133,31 @@ def under_load(
         "late_p99_seconds": float(np.percentile(answers.late, 99)),
         "threads": {
             name: {
-                "running": round((after[name].ran - before[name].ran) / 1e9 / answers.seconds, 4),
-                "waiting_for_a_core": round(
-                    (after[name].waited - before[name].waited) / 1e9 / answers.seconds, 4
-                ),
+                "running": round(clock.ran / 1e9 / answers.seconds, 4),
+                "waiting_for_a_core": round(clock.waited / 1e9 / answers.seconds, 4),
             }
-            for name in THREADS
+            for name, clock in zip(THREADS, (*of_service, of_generator[0]), strict=True)
         },
     }
 
 
-def clocks(pid: int) -> dict[str, Clock]:
-    """Return the clocks of the service's event loop and device thread, and of the generator: this thread."""
-    threads = {
+def clocks(pid: int) -> dict[int, Clock]:
+    """Return the clock of every thread of a process, by its id."""
+    return {
         int(path.name): clock_of((path / "schedstat").read_text())
         for path in Path(f"/proc/{pid}/task").iterdir()
     }
-    event_loop = threads.pop(pid)
-    device = max(threads.values(), key=lambda clock: clock.ran)
-    generator = clock_of(Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text())
-    return dict(zip(THREADS, (event_loop, device, generator), strict=True))
+
+
+def spent(before: Mapping[int, Clock], after: Mapping[int, Clock], pid: int) -> tuple[Clock, Clock]:
+    """Return what a process's main thread, and the busiest other, ran and waited meanwhile."""
+    meanwhile = {
+        thread: Clock(clock.ran - before[thread].ran, clock.waited - before[thread].waited)
+        for thread, clock in after.items()
+        if thread in before
+    }
+    main = meanwhile.pop(pid)
+    return main, max(meanwhile.values(), key=lambda clock: clock.ran, default=Clock(0, 0))
 
 
 def clock_of(schedstat: str) -> Clock:

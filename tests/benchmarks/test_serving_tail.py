@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.serving.processes import BenchmarkError, Process
-from benchmarks.serving.tail import Clock, clock_of, clocks, of_the_slowest, quantiles, table, under_load
+from benchmarks.serving.tail import (
+    Clock,
+    clock_of,
+    clocks,
+    of_the_slowest,
+    quantiles,
+    spent,
+    table,
+    under_load,
+)
 from tests.benchmarks.test_serving_open_loop import GOOD, REQUEST, server
 
 
@@ -19,24 +26,18 @@ def test_a_thread_s_clock_is_the_kernel_s() -> None:
     assert clock_of("5000 70 3\n") == Clock(5000, 70)
 
 
-def test_the_device_s_thread_is_the_busiest_beside_the_main_one() -> None:
-    is_over, is_idle_over = threading.Event(), threading.Event()
+def test_threads_are_told_by_what_they_did_meanwhile() -> None:
+    before = {1: Clock(100, 10), 2: Clock(9000, 0), 3: Clock(50, 5), 4: Clock(1, 1)}
+    after = {1: Clock(170, 30), 2: Clock(9001, 0), 3: Clock(90, 6), 5: Clock(500, 0)}
+    assert spent(before, after, 1) == (Clock(70, 20), Clock(40, 1))
+    assert spent({1: Clock(1, 0)}, {1: Clock(2, 0)}, 1) == (Clock(1, 0), Clock(0, 0))
 
-    def work() -> None:
-        while not is_over.is_set():
-            sum(range(1000))
 
-    busy, idle = threading.Thread(target=work), threading.Thread(target=is_idle_over.wait)
-    before = clocks(os.getpid())["device"]
-    busy.start()
-    idle.start()
-    time.sleep(0.5)
-    after = clocks(os.getpid())["device"]
-    is_over.set()
-    is_idle_over.set()
-    busy.join()
-    idle.join()
-    assert after != before
+def test_this_thread_has_a_clock_that_goes_on() -> None:
+    main = os.getpid()
+    before = clocks(main)
+    sum(range(10_000_000))
+    assert spent(before, clocks(main), main)[0].ran > 0
 
 
 def test_the_slowest_are_told_apart_by_part() -> None:
@@ -65,16 +66,11 @@ class Logged:
 def test_answers_that_were_not_logged_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.serving.tail.SETTLE_SECONDS", 0.0)
     (log := tmp_path / "log").write_text('{"message": "ready"}\n')
-    is_idle_over = threading.Event()
-    idle = threading.Thread(target=is_idle_over.wait)
-    idle.start()
     with server(GOOD) as port, pytest.raises(BenchmarkError, match="answers came, and 0 were logged"):
         under_load(Logged(log, port), [REQUEST], 50, 0.2)  # type: ignore[arg-type]
     failing = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
     with server(failing) as port, pytest.raises(BenchmarkError, match=r"answered \[500\]"):
         under_load(Logged(log, port), [REQUEST], 50, 0.2)  # type: ignore[arg-type]
-    is_idle_over.set()
-    idle.join()
 
 
 def test_the_table_has_a_row_for_each_load() -> None:
