@@ -50,7 +50,7 @@ class PromptProtocol(HttpToolsProtocol):
         self._stage: Stage = "head"
         self._awaited: Stage = "idle"  # what the timer is for
         self._timer: asyncio.TimerHandle | None = None
-        self._reading_timer: asyncio.TimerHandle | None = None
+        self._reading_timer: asyncio.TimerHandle  # there once the connection is
         self._read_at, self._unsent_bytes = time.monotonic(), 0  # when the client was last seen to read
         self._head_bytes = 0
         self._is_leaving = False
@@ -66,8 +66,7 @@ class PromptProtocol(HttpToolsProtocol):
         """Wait for nothing more, and tell what is being answered that its client has gone."""
         self._stage = "idle"
         self._wait()
-        if self._reading_timer is not None:
-            self._reading_timer.cancel()
+        self._reading_timer.cancel()
         self._pieces.clear()
         if self._answered is not None and not self._answered.response_complete:
             self._answered.disconnected = True

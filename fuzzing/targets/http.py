@@ -49,6 +49,10 @@ class Kept(asyncio.Transport):
         """Tell whether the connection is closed."""
         return self.is_closed
 
+    def get_write_buffer_size(self) -> int:
+        """Return 0: all was read."""
+        return 0
+
     def pause_reading(self) -> None:
         """Do nothing: all was read."""
 

@@ -268,6 +268,8 @@ async def test_an_answer_that_there_is_no_memory_for_fails_its_own_request_alone
     large = driver.submit(10)
     await driver.launches()
     small = driver.submit(1)
+    while "queued 3 images" not in repr(driver.batcher):
+        await asyncio.sleep(0)
     driver.step()
     await driver.launches()
     assert driver.engine.batches[1] == (ENCODE, [2, 1])
