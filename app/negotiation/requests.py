@@ -205,9 +205,10 @@ def checked_latents(latents: np.ndarray, latent_dim: int, limits: Limits) -> np.
 def json_of(body: bytes | memoryview) -> Any:
     """Parse JSON; raises 400 for what is none, 413 for more values than may be held at once."""
     if len(body) > MAX_JSON_VALUES:  # as there is a byte to each at least
-        text, values = bytes(body), 0
-        for start in range(0, len(text), COUNTED_BYTES):
-            values += sum(text.count(mark, start, start + COUNTED_BYTES) for mark in (b",", b"[", b"{"))
+        values = 0
+        for start in range(0, len(body), COUNTED_BYTES):
+            text = bytes(body[start : start + COUNTED_BYTES])
+            values += sum(map(text.count, (b",", b"[", b"{")))
             if values > MAX_JSON_VALUES:
                 detail = f"the JSON has {values} values or more; the limit is {MAX_JSON_VALUES}"
                 raise Problem(Kind.TOO_LARGE, detail, value=values, limit=MAX_JSON_VALUES)

@@ -30,14 +30,11 @@ MISSING = "slowhttptest is not installed; on Debian and Ubuntu: apt-get install 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "heads": ("-H", "-i", "3", "-x", "24"),
     "bodies": ("-B", "-i", "3", "-x", "24", "-s", "8192", "-t", "POST", "-f", "image/png"),
-    "reading": ("-X", "-k", "1", "-n", "3", "-w", "512", "-y", "1024", "-z", "32"),
+    "reading": ("-X", "-k", "4", "-n", "3", "-w", "512", "-y", "1024", "-z", "32"),
 }
 CAUSES = {"heads": ("head",), "bodies": ("body", "answered 504"), "reading": ("reading",)}
-PATHS = {
-    "heads": "/encode",
-    "bodies": "/encode",
-    "reading": "/sample?n=10000&format=npy",
-}  # 7.8 MB: no socket holds it
+SCRIPT = "/static-offline-docs/swagger-ui-bundle.js"  # 1.5 MB, four times: more than a socket holds
+PATHS = {"heads": "/encode", "bodies": "/encode", "reading": SCRIPT}
 
 
 def run(setup: Setup) -> list[Row]:
@@ -94,10 +91,10 @@ def beside(setup: Setup, kind: str) -> Row:
         **kept_of_slow_ones(kind, held, held_halfway, closed),
         "no descriptor is left": after.open_files <= before.open_files + 2,
         "ready at the end": is_ready,
+        f"their p99 is at most {TIMES_UNLOADED:g} times that without slow connections": (
+            figures["p99_ratio"] <= TIMES_UNLOADED
+        ),
     }
-    if kind != "reading":  # for whom there is something to compute, as for anybody who asks for as much
-        promise = f"their p99 is at most {TIMES_UNLOADED:g} times that without slow connections"
-        promises[promise] = figures["p99_ratio"] <= TIMES_UNLOADED
     return Row(f"{CONNECTIONS} connections that are slow in {kind}", 1, SETTINGS, figures, promises)
 
 

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import Kind, Problem
 from app.negotiation import Limits, conform, parse_images, parse_latents, read_body
-from app.negotiation.requests import MAX_JSON_VALUES
+from app.negotiation.requests import COUNTED_BYTES, MAX_JSON_VALUES
 from app.negotiation.requests import json_of as parse_json
 from models.images import encode_png
 
@@ -147,6 +147,16 @@ class TestJson:
         with pytest.raises(Problem, match=f"the limit is {MAX_JSON_VALUES}") as raised:
             parse_json(body)
         assert raised.value.kind is Kind.TOO_LARGE
+
+    def test_looking_at_a_large_document_does_not_hold_it_twice(self) -> None:
+        body = memoryview(b'["' + b"x" * (8 * COUNTED_BYTES) + b"," * MAX_JSON_VALUES + b"1]")
+        tracemalloc.start()
+        try:
+            with pytest.raises(Problem, match="the JSON has"):
+                parse_json(body)
+            assert tracemalloc.get_traced_memory()[1] < 3 * COUNTED_BYTES
+        finally:
+            tracemalloc.stop()
 
     def test_a_long_text_is_one_value(self) -> None:
         assert len(parse_json(b'["' + b"x" * (MAX_JSON_VALUES + 1) + b'"]')[0]) == MAX_JSON_VALUES + 1
