@@ -40,14 +40,16 @@ def content_coding(request: Request) -> str | None:
 async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
     """Undo a coding piece by piece, telling `admit` of the bytes of each.
 
-    Raises Problem for a damaged body, and for more than `max_bytes` in it.
+    Raises Problem for a damaged body, and for more than `max_bytes` in it: after the first piece where gzip
+    says so, whose last bytes are the size, modulo 2**32.
     """
+    said = int.from_bytes(body[-4:], "little") if coding == "gzip" else 0
     inflating = zlib.decompressobj(_WINDOW_BITS[coding])
     rest, whole = body, BytesIO()  # which gives its bytes away without a copy
 
     def inflate(piece_bytes: int) -> int:
         nonlocal rest
-        size = whole.write(inflating.decompress(rest, piece_bytes))
+        size = whole.write(inflating.decompress(rest, min(piece_bytes, max_bytes + 1 - whole.tell())))
         rest = inflating.unconsumed_tail
         return size
 
@@ -62,7 +64,8 @@ async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[in
         if not size and not rest and not inflating.eof:
             raise Problem(Kind.MALFORMED, f"the body is not {coding}: it ends early", value=len(body))
         admit(size)
-        if (made := whole.tell()) > max_bytes:
+        made = max(whole.tell(), said) if rest else whole.tell()
+        if made > max_bytes:
             detail = f"the body inflates to {made} bytes or more; the limit is {max_bytes}"
             raise Problem(Kind.TOO_LARGE, detail, value=made, limit=max_bytes)
     if inflating.unused_data:

@@ -57,12 +57,30 @@ def test_a_body_is_held_once_while_it_is_inflated() -> None:
     assert asyncio.run(peak_bytes()) < 1.75 * LIMIT
 
 
-def test_what_inflates_beyond_the_limit_is_refused_a_piece_after_it() -> None:
-    problem, told = inflate(gzip.compress(bytes(1 << 26)))
+@pytest.mark.parametrize(
+    ("body", "coding", "made", "most"),
+    [
+        (zlib.compress(bytes(1 << 26)), "deflate", LIMIT + 1, LIMIT + 1),
+        (gzip.compress(bytes(1 << 26)), "gzip", 1 << 26, 1 << 20),  # it says so
+        (
+            gzip.compress(bytes(1 << 26))[:-4] + bytes(4),
+            "gzip",
+            LIMIT + 1,
+            LIMIT + 1,
+        ),  # it says something else
+        (gzip.compress(bytes(LIMIT + 1)), "gzip", LIMIT + 1, 1 << 20),
+    ],
+)
+def test_what_inflates_beyond_the_limit_is_refused(body: bytes, coding: str, made: int, most: int) -> None:
+    problem, told = inflate(body, coding)
     assert isinstance(problem, Problem)
     assert problem.kind is Kind.TOO_LARGE
-    assert problem.limit == LIMIT
-    assert sum(told) <= LIMIT + (1 << 20)
+    assert (problem.value, problem.limit) == (made, LIMIT)
+    assert sum(told) <= most
+
+
+def test_what_inflates_to_the_limit_is_read() -> None:
+    assert inflate(gzip.compress(bytes(LIMIT)))[0] == bytes(LIMIT)
 
 
 @pytest.mark.parametrize(
