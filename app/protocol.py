@@ -10,9 +10,9 @@ Requests that come together are parsed a piece at a time, and no further while o
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Literal
 
 from prometheus_client import Counter
@@ -51,7 +51,8 @@ class PromptProtocol(HttpToolsProtocol):
         self._awaited: Stage = "idle"  # what the timer is for
         self._timer: asyncio.TimerHandle | None = None
         self._reading_timer: asyncio.TimerHandle  # there once the connection is
-        self._read_at, self._unsent_bytes = time.monotonic(), 0  # when the client was last seen to read
+        self._read_at, self._unread_bytes = monotonic(), 0  # when the client was last seen to read
+        self._unsent_bytes = 0  # at the last look
         self._head_bytes = 0
         self._is_leaving = False
         self._answered: RequestResponseCycle | None = None  # now; `cycle` is of the request that came last
@@ -91,13 +92,16 @@ class PromptProtocol(HttpToolsProtocol):
             if self._stage == "idle":
                 self._stage = "head"
             super().data_received(piece)  # type: ignore[arg-type]
-            if self._stage == "head" and self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse("large-head", _TOO_LARGE)
-        if self._pieces:
+        if self.transport.is_closing():
+            self._pieces.clear()
+            self._stage = "idle"
+        elif self._pieces:
             self.flow.pause_reading()
-        self._wait()
-        if self._stage == "idle" and not self._is_answering:  # as it was before the request's body came
+        elif self._stage == "idle" and not self._is_answering:  # as it was before the request's body came
             self._wait_for_another()
+        self._wait()
 
     def _wait_for_another(self) -> None:
         self._unset_keepalive_if_required()
@@ -115,12 +119,22 @@ class PromptProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._stage = "head"
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header, and nothing of what follows a body."""
+        if self._stage == "head":
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Note that the head is there."""
         super().on_headers_complete()
-        self._stage = "body"
+        self._stage, self._head_bytes = "body", 0
         if self._is_leaving:
             self._make_last()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body, which a chunk's size or what follows the body is not."""
+        super().on_body(body)
+        self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         """Note that the request is there."""
@@ -172,7 +186,7 @@ class PromptProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _note_reading(self) -> None:
-        self._read_at, self._unsent_bytes = time.monotonic(), self.transport.get_write_buffer_size()
+        self._read_at, self._unread_bytes = monotonic(), self.transport.get_write_buffer_size()
 
     def _look_later(self) -> None:
         self._reading_timer = self.loop.call_later(self._reading_seconds / READING_LOOKS, self._look)
@@ -181,9 +195,10 @@ class PromptProtocol(HttpToolsProtocol):
         """Look whether the client reads, also after the connection's end was asked for."""
         unsent_bytes = self.transport.get_write_buffer_size()
         is_longer = unsent_bytes > self._unsent_bytes  # by an answer that was written since
-        if not unsent_bytes or is_longer or self._unsent_bytes - unsent_bytes >= READ_BYTES:
+        self._unsent_bytes = unsent_bytes
+        if not unsent_bytes or is_longer or self._unread_bytes - unsent_bytes >= READ_BYTES:
             self._note_reading()
-        elif time.monotonic() - self._read_at >= self._reading_seconds:
+        elif monotonic() - self._read_at >= self._reading_seconds:
             self._closed.labels("reading").inc()
             self.transport.abort()
             return

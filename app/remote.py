@@ -210,7 +210,7 @@ class RemoteBatcher:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await asyncio.sleep(RECONNECT_SECONDS)  # the end may be known to the socket alone as yet
                 await self._connected.wait()
-        return not self.is_away
+        return not self.is_away and time.monotonic() < deadline
 
     async def _asked(self, task: ModelTask, rows: np.ndarray, deadline: float, waits: bool) -> Answer:
         if self._writer is None or self.is_away:

@@ -166,7 +166,8 @@ class Server(uvicorn.Server):
         make = partial(protocol, config=self.config, server_state=state, app_state=app_state)
         loop = asyncio.get_running_loop()
         for connection in taken:
-            await loop.connect_accepted_socket(make, connection)
+            with suppress(OSError):  # its client has gone
+                await loop.connect_accepted_socket(make, connection)
 
     def exit_status(self) -> int:
         """Return the process's exit status after `run`."""
@@ -189,7 +190,7 @@ def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
 
 def _taken_last(listener: socket.socket) -> list[socket.socket]:
     taken = []
-    with listener, suppress(BlockingIOError):
+    with listener, suppress(OSError):  # none is left, or no descriptor for it
         while True:
             taken.append(listener.accept()[0])
     return taken

@@ -116,7 +116,7 @@ async def gather_samples(
     latents: list[np.ndarray] = []
 
     async def gathering() -> None:
-        async for rows in _drawn(service, bundle, draw):
+        async for rows in _drawn(service, bundle, draw, deadline):
             submit = service.batcher.submit_when_room if images else service.batcher.submit
             answer = await submit(task, rows, deadline)
             counted.took(answer)
@@ -129,8 +129,10 @@ async def gather_samples(
     return Gathered(*whole, counted.queue_seconds, counted.compute_seconds)
 
 
-async def _drawn(service: Service, bundle: Bundle, draw: Draw) -> AsyncGenerator[np.ndarray]:
-    """Yield latents, a batch at a time."""
+async def _drawn(
+    service: Service, bundle: Bundle, draw: Draw, deadline: float | None = None
+) -> AsyncGenerator[np.ndarray]:
+    """Yield latents, a batch at a time, all by a deadline or each by its own."""
     part = min(service.batcher.max_batch, service.settings.max_queued_images)
     stop = draw.offset + draw.count
     latents = partial(
@@ -138,7 +140,7 @@ async def _drawn(service: Service, bundle: Bundle, draw: Draw) -> AsyncGenerator
     )
     for start in range(draw.offset, stop, part):
         drawing = asyncio.to_thread(latents, offset=start, count=min(part, stop - start))
-        yield await service.in_time(drawing, service.deadline())
+        yield await service.in_time(drawing, deadline or service.deadline())
 
 
 async def compress(

@@ -71,12 +71,7 @@ def pack(
     for shape, numbers in alike.items():
         most = max(1, MAX_LEVELS // math.prod(shape))
         groups += [numbers[start : start + most] for start in range(0, len(numbers), most)]
-    try:
-        index = zlib.compress(
-            json.dumps([[names[n] for n in g] for g in groups], ensure_ascii=False).encode(), 9
-        )
-    except UnicodeEncodeError as error:
-        raise PayloadError(f"a file's name is not text: {error.object!r}") from error
+    index = _index([[names[n] for n in group] for group in groups])
     batches = (np.stack([pictures[n] for n in group]).transpose(0, 3, 1, 2) for group in groups)
     if manner.target_bytes is None:
         return _archive([compress(batch, model, manner, each) for batch in batches], index)
@@ -85,6 +80,21 @@ def pack(
         message += f", {MAX_LEVELS} levels at most; these are {len(groups)} payloads"
         raise MannerError(message, len(groups), 1)
     return _archive([_to_size(next(batches), index, model, manner, manner.target_bytes, each)], index)
+
+
+def _index(names: Sequence[Sequence[str]]) -> bytes:
+    """Return the names of each payload as an index that `_names` reads."""
+    try:
+        content = json.dumps(names, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"a file's name is not text: {error.object!r}") from error
+    if len(content) >= MAX_INDEX_BYTES:
+        raise PayloadError(f"the names have {len(content)} bytes; the limit is {MAX_INDEX_BYTES - 1}")
+    index = zlib.compress(content, 9)
+    if len(content) < INDEX_GROWTH * len(index) + SMALL_INDEX_BYTES:
+        return index
+    deflater = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)  # which makes no more than eight of one byte
+    return deflater.compress(content) + deflater.flush()
 
 
 def _to_size(

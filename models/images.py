@@ -1,6 +1,7 @@
 """Images as uint8 arrays (H, W, C), grey, RGB or RGBA (C = 1, 3, 4): decode, encode, fit, lay out."""
 
 import math
+import re
 import warnings
 from io import BytesIO
 from typing import Literal
@@ -30,6 +31,10 @@ _DECODERS: dict[bytes, type[ImageFile]] = {
 _ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # what may have an orientation
 _PNG_END = b"IEND\xaeB`\x82"
 _FILTER = Image.Resampling.LANCZOS
+MAX_SCANS = 64  # of a JPEG, each of which takes its decoder over all pixels; encoders write a dozen
+# A marker of a JPEG: neither a stuffed byte, a fill byte, nor one of those that have no length of their own.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+_SCAN, _END = 0xDA, 0xD9
 MAX_SIDE = 1 << 14  # a filter that scales a side down weighs all of it for each pixel that is left
 
 
@@ -52,8 +57,8 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
     """Decode one PNG, JPEG or WebP file to 1 (grey), 3 (RGB) or, where alpha is kept, 4 (RGBA) channels.
 
     Alpha is composited on black otherwise, palettes are resolved and the EXIF orientation is applied. Raises
-    ImageTooLargeError for more than `max_pixels`, before a pixel is decoded, and ImageError for other
-    formats, damaged or truncated data, animations and 16-bit samples.
+    ImageTooLargeError for more than `max_pixels` or MAX_SCANS, before a pixel is decoded, and ImageError for
+    other formats, damaged or truncated data, animations and 16-bit samples.
     """
     decoder = next((found for magic, found in _DECODERS.items() if data.startswith(magic)), None)
     if decoder is None:
@@ -61,6 +66,8 @@ def decode_image(data: bytes, max_pixels: int, keep_alpha: bool = False) -> Pict
     try:
         image = decoder(BytesIO(data))
         _check_header(image, max_pixels)
+        if decoder is JpegImageFile and _scans(data) > MAX_SCANS:
+            raise ImageTooLargeError(f"a JPEG of more than {MAX_SCANS} scans; that is the limit")
         if decoder is PngImageFile and _PNG_END not in data:  # the one loss that decoding does not notice
             raise ImageError("truncated PNG file: its end chunk is missing")
         image.load()  # what tells the orientation of a PNG may follow its pixels
@@ -155,6 +162,16 @@ def _check_header(image: ImageFile, max_pixels: int) -> None:
         raise ImageError(f"an animation of {frames} frames; the limit is 1")
     if any("16" in str(tile.args) for tile in image.tile):  # Pillow would drop the low byte in silence
         raise ImageError("16 bits a sample; the limit is 8")
+
+
+def _scans(data: bytes) -> int:
+    """Return the scans of a JPEG, or one more than MAX_SCANS where there are more."""
+    at = scans = 0
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, at)) and marker[1][0] != _END:
+        scans += marker[1][0] == _SCAN
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        at = marker.end() + max(2, length)
+    return scans
 
 
 def _pixels(image: Image.Image, keep_alpha: bool) -> Picture:

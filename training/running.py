@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -62,6 +63,9 @@ def resume(trainer: Trainer, run_folder: Path) -> bool:
 def _read(checkpoint: Path) -> dict[str, Any]:
     content = io.BytesIO(checkpoint.read_bytes())  # what fails from here on is no fault of the disk
     try:
+        if zipfile.ZipFile(content).testzip() is not None:  # whose sums torch does not look at
+            raise ValueError
+        content.seek(0)
         state = torch.load(content, map_location="cpu", weights_only=True)
     except MemoryError:
         raise

@@ -35,6 +35,21 @@ def test_pictures_come_back_by_their_names(grey: CodecModel) -> None:
         np.testing.assert_array_equal(found[name], expected)
 
 
+def test_long_names_that_differ_by_a_number_come_back() -> None:
+    names = [f"{'a-long-folder/' * 40}{number:06d}.png" for number in range(6000)]
+    data = pack([np.zeros((1, 1, 1), np.uint8)] * len(names), names, None)
+    assert opened(data).names == (tuple(names),)
+    assert len(data) < sum(map(len, names))
+
+
+def test_names_that_no_reader_would_take_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_INDEX_BYTES", 20)
+    picture = np.zeros((1, 1, 1), np.uint8)
+    assert opened(pack([picture], ["a" * 13], None)).names == (("a" * 13,),)
+    with pytest.raises(PayloadError, match="the names have 20 bytes; the limit is 19"):
+        pack([picture], ["a" * 14], None)
+
+
 def test_pictures_that_are_too_many_for_a_payload_go_into_several(
     grey: CodecModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from models.images import (
+    MAX_SCANS,
     MAX_SIDE,
     ImageError,
     ImageTooLargeError,
@@ -221,6 +222,19 @@ class TestDecompressionBombs:
         finally:
             tracemalloc.stop()
         assert peak_bytes < 200_000 + len(data)
+
+    def test_jpeg_of_many_scans(self) -> None:
+        buffer = BytesIO()
+        Image.new("L", (64, 64)).save(buffer, "JPEG", progressive=True)
+        whole = buffer.getvalue()
+        last = whole.rindex(b"\xff\xda")
+        head, scan, end = whole[:last], whole[last:-2], whole[-2:]
+        scans = whole.count(b"\xff\xda")
+        comment = b"\xff\xfe" + (2 + 4 * MAX_SCANS).to_bytes(2, "big") + b"\xff\xda\x00\x02" * MAX_SCANS
+        many = head + comment + scan * (MAX_SCANS - scans + 1)
+        assert decode_image(many + end + scan * 9, MAX_PIXELS).shape == (64, 64, 1)
+        with pytest.raises(ImageTooLargeError, match="more than 64 scans"):
+            decode_image(many + scan + end, MAX_PIXELS)
 
     def test_huge_header(self) -> None:
         data = png(60_000, 60_000, 8, RGB, b"\0")

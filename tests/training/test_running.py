@@ -2,6 +2,7 @@
 
 import math
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -339,6 +340,17 @@ def test_a_damaged_checkpoint_is_said_to_be_so(tmp_path: Path, kept: float) -> N
     torch.save(tiny_trainer().state(), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+    assert refusal(tmp_path) == "not a checkpoint, or damaged; remove it to start anew"
+
+
+def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    torch.save(tiny_trainer().state(), path)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + 128 + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
     assert refusal(tmp_path) == "not a checkpoint, or damaged; remove it to start anew"
 
 
