@@ -5,16 +5,21 @@ answer have a time each, and heads a size. When the server stops, a connection i
 says so, or once nothing has come for a moment: a request that crosses the closing would be lost.
 
 Requests that come together are parsed a piece at a time, and no further while one of them waits for its turn.
+What asks for another protocol as well, as Java's client asks for HTTP/2, is answered in this one.
 """
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
+import termios
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
+import httptools
 from prometheus_client import Counter
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -46,7 +51,7 @@ class PromptProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._seconds: dict[Stage, float] = {"head": patience.head, "body": patience.body}
         self._reading_seconds, self._closed = patience.reading, closed
-        self._pieces: deque[bytes | memoryview] = deque()  # that are yet to be parsed
+        self._unparsed: deque[bytes | memoryview] = deque()  # that are yet to be parsed
         self._stage: Stage = "head"
         self._awaited: Stage = "idle"  # what the timer is for
         self._timer: asyncio.TimerHandle | None = None
@@ -55,7 +60,7 @@ class PromptProtocol(HttpToolsProtocol):
         self._unsent_bytes = 0  # at the last look
         self._head_bytes = 0
         self._is_leaving = False
-        self._answered: RequestResponseCycle | None = None  # now; `cycle` is of the request that came last
+        self._running: RequestResponseCycle | None = None  # now; `cycle` is of the request that came last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request."""
@@ -68,40 +73,62 @@ class PromptProtocol(HttpToolsProtocol):
         self._stage = "idle"
         self._wait()
         self._reading_timer.cancel()
-        self._pieces.clear()
-        if self._answered is not None and not self._answered.response_complete:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
+        self._unparsed.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless a request before it waits for its turn."""
         if len(data) <= PIECE_BYTES:
-            self._pieces.append(data)
+            self._unparsed.append(data)
         else:
             view = memoryview(data)
-            self._pieces.extend(view[at : at + PIECE_BYTES] for at in range(0, len(view), PIECE_BYTES))
+            self._unparsed.extend(view[at : at + PIECE_BYTES] for at in range(0, len(view), PIECE_BYTES))
         self._parse()
 
     def _parse(self) -> None:
         """Parse until a request waits for its turn, and wait for what is missing."""
-        while self._pieces and not self.pipeline and not self.transport.is_closing():
-            piece = self._pieces.popleft()
+        while self._unparsed and not self.pipeline and not self.transport.is_closing():
+            piece = self._unparsed.popleft()
             self._head_bytes += len(piece)
             if self._stage == "idle":
                 self._stage = "head"
-            super().data_received(piece)  # type: ignore[arg-type]
+            self._feed(piece)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse("large-head", _TOO_LARGE)
         if self.transport.is_closing():
-            self._pieces.clear()
+            self._unparsed.clear()
             self._stage = "idle"
-        elif self._pieces:
+        elif self._unparsed:
             self.flow.pause_reading()
         elif self._stage == "idle" and not self._is_answering:  # as it was before the request's body came
             self._wait_for_another()
         self._wait()
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        """Parse a piece, and a head that asks for another protocol, where the parser stops, without that."""
+        self._unset_keepalive_if_required()
+        try:
+            while piece:
+                try:
+                    self.parser.feed_data(piece)
+                    return
+                except httptools.HttpParserUpgrade as stop:
+                    piece = piece[stop.args[0] :]
+                self.parser.feed_data(self._head_without_upgrade())
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise httptools.HttpParserInvalidMethodError("CONNECT")
+        kept = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(kept))
 
     def _wait_for_another(self) -> None:
         self._unset_keepalive_if_required()
@@ -111,7 +138,7 @@ class PromptProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         super()._start_asgi_task(cycle, app)
-        self._answered = cycle
+        self._running = cycle
         self._note_reading()
 
     def on_message_begin(self) -> None:
@@ -126,6 +153,8 @@ class PromptProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Note that the head is there."""
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         self._stage, self._head_bytes = "body", 0
         if self._is_leaving:
@@ -138,6 +167,8 @@ class PromptProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the request is there."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._stage, self._head_bytes = "idle", 0
 
@@ -170,7 +201,8 @@ class PromptProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_SECONDS, self._leave)
 
     def _leave(self) -> None:
-        if not self._is_answering:
+        is_amid_head = self._stage == "head" and self.scope is not None  # which has a timer of its own
+        if not self._is_answering and not is_amid_head:
             self.transport.close()
 
     def resume_writing(self) -> None:
@@ -186,14 +218,23 @@ class PromptProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _note_reading(self) -> None:
-        self._read_at, self._unread_bytes = monotonic(), self.transport.get_write_buffer_size()
+        self._read_at, self._unread_bytes = monotonic(), self._unsent()
+
+    def _unsent(self) -> int:
+        """Bytes of an answer that wait for the client; none once the kernel has the last of them."""
+        held_bytes = self.transport.get_write_buffer_size()
+        if not held_bytes:
+            return 0
+        queued_bytes = array.array("i", [0])  # by the kernel, which asks for more a megabyte at a time
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued_bytes)
+        return held_bytes + queued_bytes[0]
 
     def _look_later(self) -> None:
         self._reading_timer = self.loop.call_later(self._reading_seconds / READING_LOOKS, self._look)
 
     def _look(self) -> None:
         """Look whether the client reads, also after the connection's end was asked for."""
-        unsent_bytes = self.transport.get_write_buffer_size()
+        unsent_bytes = self._unsent()
         is_longer = unsent_bytes > self._unsent_bytes  # by an answer that was written since
         self._unsent_bytes = unsent_bytes
         if not unsent_bytes or is_longer or self._unread_bytes - unsent_bytes >= READ_BYTES:
@@ -217,6 +258,8 @@ class PromptProtocol(HttpToolsProtocol):
         self._awaited = stage
 
     def _give_up(self) -> None:
+        if self.transport.is_closing():  # with the rest of an answer to send
+            return
         if self._stage == "head":
             self._refuse("head", _TOO_SLOW)
         else:  # whose answer, too late, the application has given

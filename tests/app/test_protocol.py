@@ -206,10 +206,50 @@ def test_what_is_not_http_does_not_break_into_the_answer_before_it(
         gate.opened.set()
 
 
-def test_what_is_not_http_is_refused(hasty: Running) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [b"\0\r\n\r\n", b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /\0 HTTP/1.1\r\n\r\n"],
+)
+def test_what_is_not_http_is_refused(hasty: Running, sent: bytes) -> None:
     with connected(hasty) as connection:
-        connection.sendall(b"\0\r\n\r\n")
+        connection.sendall(sent)
         assert rest(connection).startswith(b"HTTP/1.1 400 Bad Request")
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+
+
+@pytest.mark.parametrize("sent_at_once", [1 << 16, 100, 1])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_request_that_asks_for_another_protocol_as_well_is_answered_in_this_one(
+    hasty: Running, sent_at_once: int, framing: str
+) -> None:
+    body = npy(np.zeros((1, 8, 8), np.uint8))
+    if framing == "length":
+        sent = HEAD + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    else:
+        sent = (
+            HEAD
+            + b"Transfer-Encoding: chunked\r\n"
+            + UPGRADE
+            + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        )
+    with connected(hasty) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):
+            for at in range(0, len(sent), sent_at_once):
+                connection.sendall(sent[at : at + sent_at_once])
+            answer = whole_answer(connection)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert b'"mu":' in answer
+
+
+def test_requests_that_come_together_and_ask_for_another_protocol_are_answered(hasty: Running) -> None:
+    asking = ASKING[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with connected(hasty) as connection:
+        connection.sendall(asking * 300 + ASKING)
+        for _ in range(301):
+            assert b'{"status":"live"}' in whole_answer(connection)
 
 
 def test_a_connection_is_closed_where_nothing_follows_a_body_that_nobody_read(
@@ -271,10 +311,13 @@ def test_a_client_that_does_not_read_the_last_of_an_answer_is_cut_off(
 class Clock:
     """A loop and a transport of which the protocol asks for the time, for calls and for what is unsent."""
 
-    def __init__(self) -> None:
-        self.now, self.unsent = 0.0, 0
+    def __init__(self, sending: socket.socket) -> None:
+        self.now, self.unsent, self.sending = 0.0, 0, sending
         self.calls: list[tuple[float, Callable[[], None]]] = []
-        self.is_aborted = False
+        self.is_aborted = self.is_closed = False
+
+    def is_closing(self) -> bool:
+        return self.is_closed
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
         self.calls.append((self.now + seconds, function))
@@ -282,6 +325,10 @@ class Clock:
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self.sending
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -297,8 +344,18 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The server's and the client's end of a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        server, _ = listening.accept()
+    with client, server:
+        yield server, client
+
+
+@pytest.fixture
+def clock(ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(ends[0])
     monkeypatch.setattr("app.protocol.monotonic", lambda: clock.now)
     return clock
 
@@ -361,6 +418,35 @@ def test_a_client_that_hardly_reads_is_not_waited_for(
         clock.wait(1)
         clock.unsent -= bytes_a_second
     assert clock.is_aborted
+
+
+def test_a_client_that_reads_what_the_kernel_holds_is_waited_for(
+    ends: tuple[socket.socket, socket.socket], clock: Clock, protocol: PromptProtocol
+) -> None:
+    sending, reading = ends
+    sending.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            sending.send(bytes(1 << 16))
+    clock.unsent = (
+        1_000_000  # all the time, as the kernel asks for nothing until a megabyte of its own is read
+    )
+    for _ in range(5):
+        clock.wait(50)
+        reading.recv(1 << 17, socket.MSG_WAITALL)
+        assert not clock.is_aborted
+    clock.wait(120)
+    assert clock.is_aborted
+
+
+def test_a_connection_that_is_closing_is_not_given_up_as_well(clock: Clock, protocol: PromptProtocol) -> None:
+    protocol._wait()
+    clock.is_closed, clock.unsent = True, 1000
+    clock.wait(55)
+    assert not clock.is_aborted
+    clock.wait(20)
+    assert clock.is_aborted
+    assert [protocol._closed.labels(cause)._value.get() for cause in ("head", "reading")] == [0, 1]
 
 
 def stopping(server: Running) -> None:
@@ -461,11 +547,9 @@ def test_an_answer_that_had_begun_at_the_stop_is_not_the_last(
         assert b'{"status":"live"}' in rest(connection)
 
 
-def test_an_answer_that_takes_longer_than_the_moment_is_waited_for(
-    bundle_folder: Path,
-    gate: Gate,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def lingered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once the moment after the stop is over."""
     lingered, leave = threading.Event(), PromptProtocol._leave
 
     def noted(protocol: PromptProtocol) -> None:
@@ -474,6 +558,25 @@ def test_an_answer_that_takes_longer_than_the_moment_is_waited_for(
 
     monkeypatch.setattr(PromptProtocol, "_leave", noted)
     monkeypatch.setattr("app.protocol.LINGER_SECONDS", 3.0)
+    return lingered
+
+
+def test_a_head_that_takes_longer_than_the_moment_is_waited_for(
+    bundle_folder: Path, lingered: threading.Event
+) -> None:
+    with running(bundle_folder) as server, connected(server) as connection:
+        connection.sendall(ASKING[:10])
+        stopping(server)
+        assert lingered.wait(30)
+        connection.sendall(ASKING[10:])
+        assert b'{"status":"live"}' in rest(connection)
+
+
+def test_an_answer_that_takes_longer_than_the_moment_is_waited_for(
+    bundle_folder: Path,
+    gate: Gate,  # noqa: F811
+    lingered: threading.Event,
+) -> None:
     body = npy(np.zeros((1, 8, 8), np.uint8))
     with running(bundle_folder) as server, connected(server) as connection:
         connection.sendall(ASKING)
