@@ -30,6 +30,7 @@ from app.operations import GRAPHABLE, ModelTask, Operation
 from app.remote import RemoteBatcher
 from app.settings import Settings
 from app.statistics import Statistics, told
+from app.workers import in_time
 from codec.chunk import verified
 from codec.model import FILE, CodecError, CodecModel
 from codec.workers import workers
@@ -209,23 +210,9 @@ class Service:
         finally:
             watch.end()
 
-    async def in_time(self, waited_for: Awaitable[T], deadline: float) -> T:
-        """Wait for a thread's work, or for the turn to be given to one.
-
-        Raises Problem, deadline, where `deadline` (time.monotonic) passes first.
-        """
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, deadline - began)):
-                return await waited_for
-        except TimeoutError:
-            self.metrics.dropped.labels("deadline").inc()
-            waited = time.monotonic() - began
-            detail = f"no answer within {waited:.3g} seconds; the request waited for a thread or in one"
-            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
-        except asyncio.CancelledError:
-            self.metrics.dropped.labels("disconnected").inc()
-            raise
+    def in_time(self, waited_for: Awaitable[T], deadline: float) -> Coroutine[Any, Any, T]:
+        """Return a wait for a thread's work that ends with the deadline (Problem)."""
+        return in_time(waited_for, deadline, self.metrics)
 
     @property
     def batcher(self) -> Batcher | RemoteBatcher:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +23,25 @@ class Done(Generic[T]):
     found: T
     queue_seconds: float
     compute_seconds: float
+
+
+async def in_time(waited_for: Awaitable[T], deadline: float, metrics: Metrics) -> T:
+    """Wait for a thread's work, or for the turn to be given to one; count what is dropped.
+
+    Raises Problem, deadline, where `deadline` (time.monotonic) passes first.
+    """
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(max(0.0, deadline - began)):
+            return await waited_for
+    except TimeoutError:
+        metrics.dropped.labels("deadline").inc()
+        waited = time.monotonic() - began
+        detail = f"no answer within {waited:.3g} seconds; the request waited for a thread or in one"
+        raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
+    except asyncio.CancelledError:
+        metrics.dropped.labels("disconnected").inc()
+        raise
 
 
 class Workers:
@@ -70,17 +89,7 @@ class Workers:
         future = self._executor.submit(timed)
         future.add_done_callback(ended)
         del function
-        try:
-            async with asyncio.timeout(max(0.0, deadline - created)):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            self._metrics.dropped.labels("deadline").inc()
-            waited = time.monotonic() - created
-            detail = f"no answer within {waited:.3g} seconds; the request waited for a thread or in one"
-            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
-        except asyncio.CancelledError:
-            self._metrics.dropped.labels("disconnected").inc()
-            raise
+        return await in_time(asyncio.wrap_future(future), deadline, self._metrics)
 
     def _admit(self, size_bytes: int) -> None:
         if self._is_closing:

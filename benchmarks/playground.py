@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import statistics
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
 
 BUNDLES = ("fashion-mnist", "mnist", "cifar10")
@@ -58,12 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=1000, help="of the slider, in each bundle")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    facts: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.playground", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions("playwright"),
-        "commit": describe_commit(),
-    }
+    facts: dict[str, Any] = describe_run("benchmarks.playground", arguments, "playwright")
     try:
         facts["versions"]["chromium"], rows = measure(options.events)
     except BenchmarkError as error:

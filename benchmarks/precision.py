@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ from app.engine import CpuEngine, build_engine
 from app.operations import ModelTask, Operation
 from app.settings import Precision, Settings
 from benchmarks.compression.__main__ import test_images
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from models.bundle import Bundle, bundle_path, load_bundle
 
 RESULTS = Path(__file__).with_name("precision.json")
@@ -45,12 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file to write")
     options = parser.parse_args(arguments)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.precision", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.precision", arguments)
     rows = [
         row
         for name in options.bundles or BUNDLES

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
 
 RESULTS = Path(__file__).with_name("startup.json")
@@ -47,12 +46,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, choices=range(1, 101), metavar="1-100", default=5)
     parser.add_argument("--bundle", default="fashion-mnist", help="id of a shipped bundle, or a path")
     options = parser.parse_args()
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.startup", *sys.argv[1:]]),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.startup", None)
     try:
         with TemporaryDirectory() as folder:
             seconds_to_ready(Path(folder), options.bundle)  # the first reads everything from the disk

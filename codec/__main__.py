@@ -26,6 +26,7 @@ from codec.payload import Each, PayloadError, decompress, decompress_one, parsed
 from codec.workers import workers
 from models.bundle import SHIPPED, bundle_path
 from models.images import ImageError, decode_image, encode_png
+from models.leaving import leave_on_sigterm
 
 DEFAULT_MODEL = "fashion-mnist"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -93,10 +94,11 @@ def _write_images(path: Path, images: np.ndarray) -> None:
 
 
 def _write_new(path: Path, picture: np.ndarray) -> None:
+    data = encode_png(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(exist_ok=False)  # nothing is overwritten
     try:
-        _write(path, encode_png(picture))
+        _write(path, data)
     except BaseException:
         path.unlink()
         raise
@@ -196,9 +198,12 @@ def _read_picture(path: Path) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        images = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ImageError(f"{path}: {error}") from error
+        with path.open("rb") as file:
+            images = np.load(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file raises almost anything
+        raise ImageError(f"{path}: cannot be read: {error}") from error
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
         found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "several arrays"
         raise ImageError(f"{path}: {found}, expected uint8 (images, channels, height, width)")
@@ -266,4 +271,5 @@ def command_line() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    leave_on_sigterm()
     sys.exit(main())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from fuzzing.running import HANG_SECONDS, MAX_MEMORY_MB, Outcome, running
 from fuzzing.targets import NAMES
 
@@ -30,10 +29,7 @@ def main() -> int:
     if unknown := set(options.targets) - set(NAMES):
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     facts = {
-        "command": shlex.join(["python", "-m", "fuzzing", *sys.argv[1:]]),
-        "machine": describe_machine(),
-        "versions": describe_versions(*VERSIONS),
-        "commit": describe_commit(),
+        **describe_run("fuzzing", None, *VERSIONS),
         "limits": {"hang_seconds": HANG_SECONDS, "memory_mb": MAX_MEMORY_MB},
     }
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzzing-"))

@@ -223,11 +223,12 @@ def change_bundle(path: Path, files: Mapping[str, bytes]) -> None:
             load_bundle(changed)
         except BundleError as error:
             raise BundleError(path, error.faults) from error
-        path.rename(old)
         try:
+            path.rename(old)
             changed.rename(path)
-        except BaseException:  # else the old one would go with the workplace
-            old.rename(path)
+        except BaseException:
+            if not path.exists():  # else the old one would go with the workplace
+                old.rename(path)
             raise
 
 

@@ -12,6 +12,7 @@ import torch
 
 from codec.model import CodecError
 from models.bundle import SHIPPED, BundleError, Metrics
+from models.leaving import leave_on_sigterm
 from models.vae import VAE
 from training.config import RunConfig, read_config
 from training.datasets import Dataset, load_dataset
@@ -130,4 +131,5 @@ def command_line() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    leave_on_sigterm()
     sys.exit(main())

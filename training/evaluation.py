@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -36,13 +37,14 @@ MOST_REPRODUCED = 1e-5  # relative: by how much one model's figures may differ b
 def evaluate(model: VAE, dataset: Dataset, config: RunConfig) -> Metrics:
     """Return the metrics of a model on the whole test set (the nll on its first `nll_images` images).
 
-    Raises RunError for weights that are not finite.
+    Raises RunError for weights or figures that are not finite.
     """
-    _require_finite(model)
+    _require_finite("averaged weights", model.state_dict())
     levels = levels_on_device(model, dataset.test)
     settings = config.evaluation
     parts = _elbo_parts(model, levels, settings.seed)
     nll = _nll(model, levels[: settings.nll_images], settings)
+    _require_finite("figures of test images", {**parts, "nll": nll})
     bits = float(bits_per_dim(torch.ones((), dtype=torch.float64), dataset.shape))
     test_mu = posterior_means(model, levels)
     return Metrics(
@@ -94,9 +96,11 @@ def posteriors(model: VAE, levels: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def fit_aggregated_posterior(model: VAE, dataset: Dataset, config: RunConfig) -> AggregatedPosterior:
     """Fit a Gaussian mixture with full covariances to samples of q(z given x) over training images.
 
-    Its components are at most one for every ten images, so that small data sets have a mixture too.
+    Its components are at most one for every ten images, so that small data sets have a mixture too. Raises
+    RunError where posteriors are not finite.
     """
     mu, logvar = posteriors(model, levels_on_device(model, dataset.train))
+    _require_finite("posteriors of training images", {"mu": mu, "deviation": np.exp(logvar / 2)})
     seed = config.evaluation.seed
     chosen = np.random.default_rng(seed).permutation(len(mu))[:MIXTURE_IMAGES]
     z = mu[chosen] + np.exp(logvar[chosen] / 2) * normal_noise(seed, 0, len(chosen), mu.shape[1])
@@ -112,10 +116,10 @@ def fit_aggregated_posterior(model: VAE, dataset: Dataset, config: RunConfig) ->
     )
 
 
-def _require_finite(model: VAE) -> None:
-    faulty = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+def _require_finite(what: str, values: Mapping[str, np.ndarray | Tensor]) -> None:
+    faulty = [name for name, value in values.items() if not torch.as_tensor(value).isfinite().all()]
     if faulty:
-        raise RunError(f"the run has diverged: averaged weights are NaN or infinite, first in {faulty[0]}")
+        raise RunError(f"the run has diverged: {what} are NaN or infinite, first in {faulty[0]}")
 
 
 def _elbo_parts(model: VAE, levels: Tensor, seed: int) -> dict[str, np.ndarray]:

@@ -78,12 +78,15 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
     """Train the codec of a bundle's model, and put it there; return its figures on test images.
 
     Raises BundleError where there is no such bundle, RunError where the config has no codec or the bundle was
-    trained on other data, CodecError where the codec cannot be used.
+    trained on other data or changes meanwhile, CodecError where the codec cannot be used.
     """
     if config.codec is None:
         raise RunError("the config has no [codec] table")
-    model = load_bundle(bundle).model.to(place.device)
+    found = load_bundle(bundle)
+    model = found.model.to(place.device)
     training = _training_on(dataset, bundle)
+    training["config"] = {**_table(training, "config"), "codec": config.codec.model_dump(mode="json")}
+    card, _, _ = (bundle / "README.md").read_bytes().partition(CODEC_HEADING.encode())
     made_by = environment(place)
     fitted = fit_codec(model, dataset, config.codec, config.seed)
     content = dumped(fitted.codec)
@@ -92,23 +95,23 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
         codec = verified(Path(folder, FILE))
     test = dataset.test[:CODEC_IMAGES]
     figures = codec_figures(fitted._replace(codec=codec), model, test)
-    training["config"]["codec"] = config.codec.model_dump(mode="json")
     training["codec"] = {
         **figures._asdict(),
         "test_images": len(test),
         **made_by,
     }
-    card, _, _ = (bundle / "README.md").read_text(encoding="utf-8").partition(CODEC_HEADING)
     rows = [" | ".join(f"{bits:.4f}" for bits in row.values()) for row in figures]
     note = CODEC_NOTE.format(
         **figures.bits_per_dim, images=len(test), payload=rows[0], integer=rows[1], floats=rows[2]
     )
+    if load_bundle(bundle).digest != found.digest:
+        raise RunError(f"{bundle}: changed while its codec was trained")
     change_bundle(
         bundle,
         {
             FILE: content,
             "training.json": json.dumps(training, indent=2, ensure_ascii=False).encode() + b"\n",
-            "README.md": (card + CODEC_HEADING + note).encode(),
+            "README.md": card + (CODEC_HEADING + note).encode(),
         },
     )
     return figures
@@ -129,14 +132,14 @@ def export_quantiles(dataset: Dataset, place: Place, bundle: Path) -> Metrics:
 
 def _training_on(dataset: Dataset, bundle: Path) -> Any:
     training = json.loads((bundle / "training.json").read_bytes())
-    if (digest := _digest_of_data(training)) != dataset.digest:
+    if (digest := _table(training, "data").get("digest")) != dataset.digest:
         raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
     return training
 
 
-def _digest_of_data(training: dict[str, Any]) -> object:
-    data = training.get("data")  # a document for people, which others may have written
-    return data.get("digest") if isinstance(data, dict) else None
+def _table(training: dict[str, Any], name: str) -> dict[str, Any]:
+    table = training.get(name)  # of a document for people, which others may have written
+    return table if isinstance(table, dict) else {}
 
 
 def draw_plots(model: VAE, trainer: Trainer, latents: AggregatedPosterior, folder: Path) -> None:

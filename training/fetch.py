@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.errors import DataError, FetchError
 from training.fetch_routes import (
+    MAX_FILE_BYTES,
     ROUTE_FAULTS,
     DebianPackage,
     GzipFiles,
@@ -140,7 +141,7 @@ def _faults(public_set: PublicSet, folder: Path) -> list[str]:
             faults.append(f"{name} is missing")
             continue
         try:
-            digest = hashlib.sha256(read_plain_or_gzip(path)).hexdigest()
+            digest = hashlib.sha256(read_plain_or_gzip(path, MAX_FILE_BYTES)).hexdigest()
         except DataError as error:
             faults.append(f"{path.name} cannot be read: {error.__cause__}")
             continue

@@ -28,6 +28,8 @@ from training.errors import FetchError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 COMMAND_TIMEOUT_SECONDS = 1800.0
+MAX_DOWNLOAD_BYTES = 256 << 20  # the largest archive has 170 MB
+MAX_FILE_BYTES = 64 << 20  # the largest file has 47 MB; of more, so much is looked at
 _CHUNK_BYTES = 1 << 18
 
 Route = Callable[[Sequence[str], Path, Path], None]
@@ -158,6 +160,8 @@ def _download(url: str, target: Path) -> None:
         with tqdm(desc=target.name, total=size, unit="B", unit_scale=True, disable=None) as progress:
             while chunk := response.read(_CHUNK_BYTES):
                 progress.update(file.write(chunk))
+                if file.tell() > MAX_DOWNLOAD_BYTES:
+                    raise FetchError(f"{url} sends more than {MAX_DOWNLOAD_BYTES} bytes")
         if size is not None and file.tell() != size:
             raise FetchError(f"{url} broke off after {file.tell()} of {size} bytes")
 
@@ -207,7 +211,7 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
         raise FetchError(f"{name} is not in the archive") from None
     if member is None:
         raise FetchError(f"{name} is not a file in the archive")
-    return io.BytesIO(member.read())
+    return io.BytesIO(member.read(MAX_FILE_BYTES))
 
 
 def _labels(archive: tarfile.TarFile, name: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def plot_curves(history: Sequence[Record], path: Path) -> None:
         left.plot(
             epochs, values, color=colour, label="training" if split == "train" else "test (averaged weights)"
         )
-    best = min(record["test_distortion"] + record["test_kl"] for record in history)
+    best = min(filter(math.isfinite, (record["test_distortion"] + record["test_kl"] for record in history)))
     left.set(title="−ELBO", ylabel="bits/dim", xlabel="epoch", ylim=(best * 0.97, best * 1.25))
     left.legend(frameon=False)
     right.plot(epochs, [record["test_kl"] for record in history], color=ORANGE)

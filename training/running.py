@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import signal
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,7 +23,7 @@ from tqdm import tqdm
 from training.errors import RunError
 from training.trainer import Record, Trainer
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, LOCK = "checkpoint.pt", "lock"
 DIVERGED_STEPS = 100  # skipped in a row, after which a run is given up
 
 
@@ -29,13 +31,19 @@ def train(trainer: Trainer, run_folder: Path) -> bool:
     """Run to the end or to the first SIGINT or SIGTERM, saving after each epoch; return whether it ended.
 
     Writes checkpoint.pt and TensorBoard events to `run_folder`, and resumes from a checkpoint there. Raises
-    RunError where the checkpoint is of no use, and where many steps in a row were skipped.
+    RunError where the checkpoint is of no use, another process trains this run, or many steps in a row were
+    skipped.
     """
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with _held(run_folder) if trainer.place.is_first else nullcontext():
+        return _train(trainer, run_folder)
+
+
+def _train(trainer: Trainer, run_folder: Path) -> bool:
     resume(trainer, run_folder)
     if trainer.is_finished:
         return True
     trainer.begin()
-    run_folder.mkdir(parents=True, exist_ok=True)
     with _summary_writer(trainer, run_folder) as writer, _stop_requested() as stop_requested:
         while not trainer.is_finished and not trainer.place.agree(bool(stop_requested)):
             record = _train_epoch(trainer, stop_requested)
@@ -148,6 +156,19 @@ def _save(state: dict[str, Any], path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error  # writing itself names no file
     finally:
         temporary.unlink(missing_ok=True)  # which may be what has filled the disk
+
+
+@contextmanager
+def _held(run_folder: Path) -> Iterator[None]:
+    """Keep other processes from training the same run, where the file system has locks."""
+    with (run_folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{run_folder}: another process trains this run") from None
+        except OSError as error:
+            warnings.warn(f"{run_folder}: not kept from other processes: {error}", stacklevel=2)
+        yield
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ import httpx
 import numpy as np
 import safetensors.numpy
 
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
 from vaeserve_client import AsyncClient, Client, Encoded
 
@@ -47,12 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=100, help="of each, in a round")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
+    packages = ("httpx", "httpcore", "safetensors", "vaeserve-client")
     facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.client", *given]),
-        "machine": describe_machine(),
-        "versions": describe_versions("httpx", "httpcore", "safetensors", "vaeserve-client"),
-        "commit": describe_commit(),
+        **describe_run("benchmarks.client", arguments, *packages),
         "bundle": BUNDLE,
         "batch": BATCH,
     }

@@ -7,7 +7,6 @@ bytes counted, all images read back and compared. Needs `make data`; a grey bund
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from benchmarks.compression.contenders import Images, contenders
 from benchmarks.compression.measurement import Measured, measured
 from benchmarks.compression.report import summary, write_report, write_results
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from codec.chunk import verified
 from codec.model import FILE
 from models.bundle import SHIPPED
@@ -41,12 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(options.bundles) - set(shipped)):
         parser.error(f"bundles without a codec: {', '.join(unknown)}; there are {', '.join(shipped)}")
     torch.set_num_threads(1)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.compression", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions(*PACKAGES),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.compression", arguments, *PACKAGES)
     for bundle in options.bundles or shipped:
         rows = measure(bundle, options.rounds, options.images, options.only)
         write_results(options.out, bundle, facts, rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ import numpy as np
 
 from benchmarks.compression.__main__ import PACKAGES, test_images
 from benchmarks.compression.contenders import Images
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
 from models.images import decode_image, encode_png
 
@@ -40,14 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=300, help="of each test set, from the first")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    facts = {
-        "command": shlex.join(
-            ["python", "-m", "benchmarks.compression.service", *(arguments or sys.argv[1:])]
-        ),
-        "machine": describe_machine(),
-        "versions": describe_versions(*PACKAGES),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.compression.service", arguments, *PACKAGES)
     try:
         rows = measure(options.images)
     except BenchmarkError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from benchmarks.compression.__main__ import PACKAGES, test_images
 from benchmarks.compression.contenders import Images
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from codec.chunk import verified
 from codec.encoding import Manner, MannerError, compress
 from codec.model import FILE, CodecModel
@@ -38,14 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=100, help="of each test set, from the first")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    facts = {
-        "command": shlex.join(
-            ["python", "-m", "benchmarks.compression.targets", *(arguments or sys.argv[1:])]
-        ),
-        "machine": describe_machine(),
-        "versions": describe_versions(*PACKAGES),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.compression.targets", arguments, *PACKAGES)
     rows = []
     for bundle in BUNDLES:
         codec, images = verified(SHIPPED / bundle / FILE), test_images(bundle, options.images)

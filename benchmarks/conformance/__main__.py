@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.conformance.running import Found, conformance, summary
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.processes import BenchmarkError, free_port, started, wait_until_ready
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -37,11 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     facts: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.conformance", *(arguments or sys.argv[1:])]),
+        **describe_run("benchmarks.conformance", arguments, "schemathesis", "hypothesis"),
         "settings": SETTINGS,
-        "machine": describe_machine(),
-        "versions": describe_versions("schemathesis", "hypothesis"),
-        "commit": describe_commit(),
     }
     port = free_port()
     url = f"http://127.0.0.1:{port}"

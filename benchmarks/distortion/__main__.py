@@ -7,7 +7,6 @@ On the first images of each bundle's test set, one thread: each image alone, and
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from benchmarks.compression.__main__ import test_images
 from benchmarks.distortion.contenders import curves
 from benchmarks.distortion.measurement import measured
 from benchmarks.distortion.report import Curves, table, write_report
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from codec.chunk import verified
 from codec.model import FILE
 from models.bundle import SHIPPED
@@ -33,12 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/distortion/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.distortion", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions(*PACKAGES),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.distortion", arguments, *PACKAGES)
     bundles = [path.parent.name for path in sorted(SHIPPED.glob(f"*/{FILE}"))]
     results = {bundle: measure(bundle, options.images) for bundle in bundles}
     write_report(options.out, facts, results)

@@ -55,6 +55,7 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
     yield Bomb("PNG of the most pixels that are allowed", "/encode", "image/png", plain_png(4096, 4096))
     yield Bomb("PNG whose text inflates", "/encode", "image/png", png_with_text(64 << 20))
     yield Bomb("JPEG, huge", "/encode", "image/jpeg", declared_jpeg(65_000, 65_000))
+    yield Bomb("JPEG of many scans", "/encode?fit=resize", "image/jpeg", scanned_jpeg(4096, 4096))
     yield Bomb("WebP, huge", "/encode", "image/webp", declared_webp(16_000, 16_000))
     yield Bomb("animated PNG of many frames", "/encode", "image/png", animation("PNG", 500))
     yield Bomb("animated WebP of many frames", "/encode", "image/webp", animation("WEBP", 500))
@@ -244,6 +245,16 @@ def declared_jpeg(width: int, height: int) -> bytes:
     place = content.index(b"\xff\xc0") + 5
     content[place : place + 4] = struct.pack(">HH", height, width)
     return bytes(content)
+
+
+def scanned_jpeg(width: int, height: int) -> bytes:
+    """Return a progressive JPEG whose last scan, over all pixels, comes as often as a body has room."""
+    buffer = BytesIO()
+    Image.new("L", (width, height)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    head, scan, end = whole[:last], whole[last:-2], whole[-2:]
+    return head + scan * ((BODY_BYTES - len(head) - len(end)) // len(scan)) + end
 
 
 def declared_webp(width: int, height: int) -> bytes:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,17 @@ MEASURED = (
     *("deploy/restricted/result.json", "fuzzing/results.json"),
 )
 PACKAGES = ("torch", "numpy", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "orjson")
+
+
+def describe_run(program: str, arguments: Sequence[str] | None, *packages: str) -> dict[str, Any]:
+    """Return what a record tells of its run, which `python -m PROGRAM ARGUMENTS` makes again."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return {
+        "command": shlex.join(["python", "-m", program, *given]),
+        "machine": describe_machine(),
+        "versions": describe_versions(*packages),
+        "commit": describe_commit(),
+    }
 
 
 def describe_machine() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 import threading
@@ -24,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.serving.contenders import SERVERS, Server
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.material import Material, material_of
 from benchmarks.serving.poisson import Answers, offer, request_bytes
 from benchmarks.serving.processes import BenchmarkError
@@ -55,12 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=10, help="of each load")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder to fill")
     options = parser.parse_args(arguments)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.serving.open_loop", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.serving.open_loop", arguments)
     try:
         with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
             found = measure(Setup(options.bundle, 1, None, None, Path(folder)), options.seconds)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ import httpx
 from matplotlib.figure import Figure
 
 from benchmarks.serving.contenders import SERVERS
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.material import material_of
 from benchmarks.serving.other_workloads import other_workloads
 from benchmarks.serving.processes import BenchmarkError
@@ -50,12 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=5, help="of each workload at a time")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder to fill")
     options = parser.parse_args(arguments)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.serving.soak", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.serving.soak", arguments)
     try:
         with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
             setup = Setup(options.bundle, 1, None, None, Path(folder))

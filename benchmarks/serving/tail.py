@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.contenders import SERVERS
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.material import material_of
 from benchmarks.serving.poisson import offer, request_bytes
 from benchmarks.serving.processes import BenchmarkError
@@ -55,12 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=20, help="of each load")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.serving.tail", *(arguments or sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-        "commit": describe_commit(),
-    }
+    facts = describe_run("benchmarks.serving.tail", arguments)
     try:
         with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
             found = measure(Setup(options.bundle, 1, None, None, Path(folder)), options.seconds)

@@ -28,6 +28,7 @@ from app.server import Server
 from models.images import encode_png
 from tests.app.test_routes import NPY, npy, problem
 from tests.servers import Gate, Running, loading_held, running
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 HEAD = f"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\n"
@@ -71,8 +72,7 @@ def test_requests_are_refused_with_retry_after_while_the_models_load(
             assert int(response.headers["retry-after"]) >= 1
         assert not has_example(server)
         may_load.set()
-        while server.service.not_ready == "loading":
-            server.thread.join(0.01)
+        eventually(lambda: server.service.not_ready != "loading")
         assert post(server).status_code == 200
         assert has_example(server)
 
@@ -87,11 +87,9 @@ def test_a_service_told_to_stop_while_it_loads_does_not_become_ready(
 ) -> None:
     with running(bundle_folder, drain_delay_seconds=30) as server:
         server.server.handle_exit(signal.SIGTERM, None)
-        while server.service.not_ready == "loading":
-            server.thread.join(0.01)
+        eventually(lambda: server.service.not_ready != "loading")
         may_load.set()
-        while server.client.get("/models").status_code == 503:
-            server.thread.join(0.01)
+        eventually(lambda: server.client.get("/models").status_code != 503)
         problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
 
 
@@ -105,8 +103,7 @@ def test_a_full_queue_is_429_with_retry_after(bundle_folder: Path, gate: Gate) -
     with running(bundle_folder, max_queued_images=1, max_images=1) as server, posted(server) as first:
         gate.entered.acquire()
         with posted(server) as second:
-            while "queued 1 images" not in repr(server.service.batcher):
-                server.thread.join(0.01)
+            eventually(lambda: "queued 1 images" in repr(server.service.batcher))
             response = post(server)
             problem(response, 429, "overloaded", "2 images would be queued; the limit is 1")
             assert response.headers["retry-after"] == "1"
@@ -118,8 +115,7 @@ def test_a_full_queue_refuses_a_request_whose_body_has_not_come(bundle_folder: P
     with running(bundle_folder, max_queued_images=1, max_images=1) as server, posted(server):
         gate.entered.acquire()
         with posted(server):
-            while "queued 1 images" not in repr(server.service.batcher):
-                server.thread.join(0.01)
+            eventually(lambda: "queued 1 images" in repr(server.service.batcher))
             answer = b""
             with socket.create_connection(address(server)) as connection:
                 connection.sendall(f"{HEAD}Content-Length: {len(IMAGE)}\r\n\r\n".encode())
@@ -134,11 +130,9 @@ def test_a_client_that_goes_amid_its_body_leaves_nothing(bundle_folder: Path) ->
     with running(bundle_folder) as server:
         with socket.create_connection(address(server)) as connection:
             connection.sendall(f"{HEAD}Content-Length: {len(IMAGE)}\r\n\r\n".encode() + IMAGE[:-1])
-            while not server.service.intake.held_bytes:
-                server.thread.join(0.01)
+            eventually(lambda: server.service.intake.held_bytes)
         value = server.service.metrics.registry.get_sample_value
-        while not value("vae_requests_total", {"route": "/encode", "status": "499"}):
-            server.thread.join(0.01)
+        eventually(lambda: value("vae_requests_total", {"route": "/encode", "status": "499"}))
         assert server.service.intake.held_bytes == 0
         assert value("vae_images_total", {"model": "grey", "operation": "encode"}) in (None, 0)
 
@@ -154,14 +148,11 @@ def test_work_of_a_departed_client_is_dropped_and_counted(bundle_folder: Path, g
         head = f"{HEAD}Content-Length: {len(IMAGE)}\r\n\r\n"
         with socket.create_connection(address) as connection:
             connection.sendall(head.encode() + IMAGE)
-            while "queued 1 images" not in repr(server.service.batcher):
-                server.thread.join(0.01)
-        while "queued 0 images" not in repr(server.service.batcher):
-            server.thread.join(0.01)
+            eventually(lambda: "queued 1 images" in repr(server.service.batcher))
+        eventually(lambda: "queued 0 images" in repr(server.service.batcher))
         value = server.service.metrics.registry.get_sample_value
         assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
-        while not value("vae_requests_total", {"route": "/encode", "status": "499"}):
-            server.thread.join(0.01)
+        eventually(lambda: value("vae_requests_total", {"route": "/encode", "status": "499"}))
         gate.opened.set()
 
 
@@ -192,8 +183,7 @@ def test_draining_turns_readiness_off_and_still_answers(bundle_folder: Path, gat
     with running(bundle_folder, drain_delay_seconds=30) as server, posted(server) as answers:
         gate.entered.acquire()
         server.server.handle_exit(signal.SIGTERM, None)
-        while server.service.not_ready is None:
-            server.thread.join(0.01)
+        eventually(lambda: server.service.not_ready is not None)
         problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
         gate.opened.set()
         assert post(server).status_code == 200
@@ -222,8 +212,7 @@ def test_ctrl_c_ends_the_wait_for_work_in_flight_and_sigterm_does_not(
         gate.entered.acquire()
         for number in (signal.SIGTERM, signal.SIGTERM):
             server.server.handle_exit(number, None)
-            while not server.server.should_exit:
-                server.thread.join(0.01)
+            eventually(lambda: server.server.should_exit)
         assert not server.server.force_exit
         server.server.handle_exit(signal.SIGINT, None)
         server.thread.join(30)
@@ -240,8 +229,7 @@ def test_a_body_that_does_not_arrive_is_504_and_makes_room(bundle_folder: Path) 
         )
         with socket.create_connection(address) as connection:
             connection.sendall(head.encode() + IMAGE[:150])
-            while not server.service.intake.held_bytes:
-                server.thread.join(0.01)
+            eventually(lambda: server.service.intake.held_bytes)
             problem(post(server), 429, "overloaded", "bytes of bodies would be held; the limit is 200")
             answer = b""
             while b"}" not in answer:
@@ -258,10 +246,8 @@ def test_a_departed_client_of_sample_is_dropped_and_counted(bundle_folder: Path,
         address = (server.client.base_url.host, server.client.base_url.port)
         with socket.create_connection(address) as connection:
             connection.sendall(b"GET /sample?n=16 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while "queued 16 images" not in repr(server.service.batcher):
-                server.thread.join(0.01)
-        while "queued 0 images" not in repr(server.service.batcher):
-            server.thread.join(0.01)
+            eventually(lambda: "queued 16 images" in repr(server.service.batcher))
+        eventually(lambda: "queued 0 images" in repr(server.service.batcher))
         value = server.service.metrics.registry.get_sample_value
         assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
         gate.opened.set()
@@ -274,8 +260,7 @@ def test_a_client_that_goes_amid_its_answer_leaves_nothing(bundle_folder: Path) 
             assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
         value = server.service.metrics.registry.get_sample_value
         # What asks stays in flight until it is noticed that nobody reads.
-        while value("vae_requests_in_flight"):
-            server.thread.join(0.01)
+        eventually(lambda: not value("vae_requests_in_flight"))
         assert "queued 0 images" in repr(server.service.batcher)
         decoded = value("vae_images_total", {"model": "grey", "operation": "decode"})
         assert decoded is not None
@@ -320,10 +305,8 @@ def test_a_client_that_goes_while_its_body_waits_to_be_parsed_leaves_nothing(bun
         server.service.parsing = asyncio.Semaphore(0)
         with socket.create_connection(address(server)) as connection:
             connection.sendall(f"{HEAD}Content-Length: {len(LARGE)}\r\n\r\n".encode() + LARGE)
-            while server.service.intake.held_bytes < len(LARGE):
-                server.thread.join(0.01)
-        while server.service.intake.held_bytes:
-            server.thread.join(0.01)
+            eventually(lambda: server.service.intake.held_bytes >= len(LARGE))
+        eventually(lambda: not server.service.intake.held_bytes)
         value = server.service.metrics.registry.get_sample_value
         assert value("vae_dropped_requests_total", {"cause": "disconnected"}) == 1
 
@@ -338,8 +321,7 @@ def test_a_stop_without_a_descriptor_left_still_answers(
         gate.entered.acquire()
         monkeypatch.setattr("app.server.os.dup", dup)
         server.server.handle_exit(signal.SIGTERM, None)
-        while not caplog.records:
-            server.thread.join(0.01)
+        eventually(lambda: caplog.records)
         gate.opened.set()
         server.thread.join(30)
     assert answers[0].status_code == 200
@@ -351,8 +333,7 @@ def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: 
         gate.entered.acquire()
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(server.client.get, "/sample?n=16")
-            while "queued 16 images" not in repr(server.service.batcher):
-                server.thread.join(0.01)
+            eventually(lambda: "queued 16 images" in repr(server.service.batcher))
             problem(server.client.get("/sample?n=200&format=npy"), 429, "overloaded")
             gate.opened.set()
             assert waiting.result().status_code == 200
@@ -463,8 +444,7 @@ def test_sigterm_while_warming_up_exits_zero(
     monkeypatch.setattr(CpuEngine, "warm_up", lambda engine: gate.opened.wait(30))
     monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
     with running(bundle_folder) as server:
-        while not server.server.is_computing:
-            server.thread.join(0.01)
+        eventually(lambda: server.server.is_computing)
         server.server.handle_exit(signal.SIGTERM, None)
         server.thread.join(30)
         assert not server.thread.is_alive()

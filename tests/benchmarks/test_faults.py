@@ -442,8 +442,8 @@ def test_a_lone_request_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ("held", "halfway", "closed"), [(100, 200, 100.0), (200, 100, 100.0), (200, 200, 49.0)]
 )
 def test_slow_connections_are_there_and_are_given_up(held: int, halfway: int, closed: float) -> None:
-    causes = {"head": 0.0, "body": 50.0, "reading": 0.0, "answered 504": 50.0}
+    causes = {"head": 0.0, "body": 50.0, "reading": 0.0, "answered 504": 100.0}
     assert all(kept_of_slow_ones("bodies", 200, 200, causes).values())
     assert not kept_of_slow_ones("heads", 200, 200, causes)["the service gave slow connections up"]
-    kept = kept_of_slow_ones("bodies", held, halfway, {**causes, "body": closed})
+    kept = kept_of_slow_ones("bodies", held, halfway, {**causes, "answered 504": closed})
     assert list(kept.values()).count(False) == 1

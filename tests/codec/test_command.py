@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,12 @@ from codec import __main__ as command
 from codec.archive import pack
 from codec.encoding import Manner, compress
 from codec.model import FILE, CodecModel, save_codec
+from models.images import decode_image
 from tests.codecs import SHAPES, pictures
 from tests.disks import full_after
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +179,13 @@ def test_faults_are_said(capsys: pytest.CaptureFixture[str], grey: CodecModel) -
     )
     Path("broken.npy").write_text("no array")
     assert "broken.npy: " in fails(capsys, "compress", "broken.npy", "--to", "packed")
+    np.save("whole.npy", np.zeros((1, 1, 8, 8), np.uint8))
+    for old, new in ((b"8), }", b"8,(}  "), (b"1, 8, 8), }", b"9" * 9 + b"}"), (b"(1, ", b"(1e9")):
+        Path("header.npy").write_bytes(Path("whole.npy").read_bytes().replace(old, new))
+        assert "header.npy: cannot be read: " in fails(capsys, "compress", "header.npy", "--to", "packed")
+    Path("cut.npy").write_bytes(b"PK\3\4" + bytes(100))
+    assert "cut.npy: cannot be read: " in fails(capsys, "compress", "cut.npy", "--to", "packed")
+    assert "absent.npy" in fails(capsys, "compress", "absent.npy", "--to", "packed")
     assert "not a payload" in fails(capsys, "info", "text.png")
     payload = compress(pictures(SHAPES["grey"], 1), grey)
     Path("other").write_bytes(payload[:3] + b"????" + payload[7:])
@@ -242,6 +256,21 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
         assert "File too large: 'out/0.png'" in fails(capsys, "decompress", "packed", "--to", "out")
     assert Path("packed").read_bytes() == before
     assert sorted(Path().rglob("*")) == sorted([*there, Path("out")])
+
+
+def test_sigterm_leaves_whole_pictures_alone() -> None:
+    count = 4000
+    picture = np.zeros((2, 2, 1), np.uint8)
+    Path("packed").write_bytes(pack([picture] * count, [f"{i}.png" for i in range(count)], None))
+    arguments = [sys.executable, "-m", "codec", "--threads", "1", "decompress", "packed", "--to", "out"]
+    with subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": str(ROOT)}) as running:
+        eventually(lambda: Path("out").exists() and len(os.listdir("out")) > 10)
+        running.terminate()
+    assert running.returncode == 143
+    written = list(Path("out").iterdir())
+    assert 10 < len(written) < count
+    for path in written:
+        np.testing.assert_array_equal(decode_image(path.read_bytes(), 4), picture)
 
 
 def test_what_is_no_file_is_written_to_in_place(capsys: pytest.CaptureFixture[str]) -> None:

@@ -341,8 +341,9 @@ def test_a_change_that_breaks_a_bundle_is_not_made(bundle: Path) -> None:
     assert list(bundle.parent.iterdir()) == [bundle]
 
 
+@pytest.mark.parametrize("when", ["at the second rename", "after the first"])
 def test_a_change_that_is_interrupted_leaves_the_old_bundle(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     rename = Path.rename
@@ -350,7 +351,10 @@ def test_a_change_that_is_interrupted_leaves_the_old_bundle(
     def interrupted(self: Path, target: Path) -> Path:
         if self.name == "changed":
             raise KeyboardInterrupt
-        return rename(self, target)
+        renamed = rename(self, target)
+        if target.name == "old" and when == "after the first":
+            raise KeyboardInterrupt
+        return renamed
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):

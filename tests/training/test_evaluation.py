@@ -292,6 +292,20 @@ def test_it_is_fitted_to_a_bounded_part_of_the_images(monkeypatch: pytest.Monkey
     assert len(latents.weights) == 2
 
 
+def test_posteriors_that_are_not_finite_have_no_mixture() -> None:
+    huge = model_with(two_clusters, logvar=200.0)  # whose deviation is no float32
+    with pytest.raises(
+        RunError, match="posteriors of training images are NaN or infinite, first in deviation"
+    ):
+        fit_aggregated_posterior(huge, tiny_dataset(), tiny_config())
+
+
+def test_figures_that_are_not_finite_are_refused() -> None:
+    huge = model_with(lambda x: torch.full((len(x), 4), 1e30))
+    with pytest.raises(RunError, match="the run has diverged: figures of test images are NaN or infinite"):
+        evaluate(huge, tiny_dataset(), tiny_config())
+
+
 def test_the_same_seed_gives_the_same_mixture(model: VAE) -> None:
     first, second = (fit_aggregated_posterior(model, tiny_dataset(), tiny_config()) for _ in range(2))
     for name, array in first.arrays().items():

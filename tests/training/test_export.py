@@ -275,6 +275,35 @@ def test_a_codec_that_cannot_be_used_leaves_the_bundle_as_it_is(
     assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
 
 
+def test_a_codec_is_not_put_into_a_bundle_that_has_changed_meanwhile(
+    bundle: Path, fitting: Fitting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle, tmp_path / "tiny")
+    fit = export.fit_codec
+
+    def fitted(*arguments: Any) -> Any:
+        change_bundle(tmp_path / "tiny", {"README.md": b"another card"})
+        return fit(*arguments)
+
+    monkeypatch.setattr(export, "fit_codec", fitted)
+    with pytest.raises(RunError, match="changed while its codec was trained"):
+        export_codec(*fitting, tmp_path / "tiny")
+    assert not (tmp_path / "tiny" / FILE).exists()
+
+
+@pytest.mark.parametrize("config", [{}, {"config": 1}])
+def test_a_bundle_of_other_programs_gets_a_codec_too(
+    bundle: Path, fitting: Fitting, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    shutil.copytree(bundle, tmp_path / "tiny")
+    training = {"data": {"digest": fitting[1].digest}, **config}
+    change_bundle(tmp_path / "tiny", {"training.json": json.dumps(training).encode(), "README.md": b"\xff"})
+    export_codec(*fitting, tmp_path / "tiny")
+    written = json.loads((tmp_path / "tiny" / "training.json").read_bytes())
+    assert list(written["config"]) == ["codec"]
+    assert (tmp_path / "tiny" / "README.md").read_bytes().startswith(b"\xff\n## Codec\n")
+
+
 def test_a_codec_goes_into_a_bundle_alone(fitting: Fitting, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no such folder"):
         export_codec(*fitting, tmp_path / "missing")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training import fetch as fetch_module
 from training import fetch_routes
 from training.config import DataConfig
 from training.datasets import load_dataset
@@ -379,6 +380,27 @@ def test_a_digest_mismatch_names_both_digests(site: Site, tmp_path: Path):
     assert failure(GzipFiles(site.url), tmp_path) == (
         f"labels.gz has sha256 {hashlib.sha256(b'other').hexdigest()}, expected {DIGESTS['labels']}"
     )
+
+
+def test_what_inflates_without_end_is_looked_at_for_as_long_as_a_file_may_be(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetch_module, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(fetch_routes, "MAX_FILE_BYTES", 100_000)
+    begun = hashlib.sha256(bytes(100_000)).hexdigest()
+    site.files = gzipped() | {"/labels.gz": gzip.compress(bytes(10_000_000))}
+    site.files["/all.tar.gz"] = tgz(
+        {"batches/images": CONTENT["images"], "batches/labels": bytes(10_000_000)}
+    )
+    for route in (GzipFiles(site.url), TarArchive(f"{site.url}all.tar.gz", "batches")):
+        assert f"has sha256 {begun}, expected {DIGESTS['labels']}" in failure(route, tmp_path)
+
+
+def test_a_download_without_end_is_broken_off(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fetch_routes, "MAX_DOWNLOAD_BYTES", 100_000)
+    site.files = {"/images.gz": bytes(200_000)}
+    site.declared_bytes["/images.gz"] = None
+    assert failure(GzipFiles(site.url), tmp_path) == f"{site.url}images.gz sends more than 100000 bytes"
 
 
 def test_a_page_in_place_of_the_file_is_noticed(site: Site, tmp_path: Path):

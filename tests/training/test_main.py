@@ -371,7 +371,11 @@ def test_the_module_runs_as_a_program(
 ) -> None:
     monkeypatch.delitem(sys.modules, "training.__main__")
     monkeypatch.setattr(sys, "argv", ["training", "train", str(tmp_path / "absent.toml")])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("training", run_name="__main__")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("training", run_name="__main__")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert caught.value.code == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/absent.toml: No such file or directory\n"

@@ -1,5 +1,6 @@
 """Every plot is one PNG with something on it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def test_curves_show_both_splits_and_the_kl(path: Path) -> None:
     )
     found = colours(path)
     assert all(near(colour, found) for colour in ("#9aa5b1", "#2563a8", "#d9722e"))
+
+
+def test_curves_of_a_run_that_had_diverged_are_drawn(path: Path) -> None:
+    figures = ("train_distortion", "train_kl", "test_distortion", "test_kl")
+    plot_curves(
+        [
+            {"epoch": float(i), **dict.fromkeys(figures, bits)}
+            for i, bits in enumerate((math.nan, math.inf, 2))
+        ],
+        path,
+    )
+    assert len(colours(path)) > 10
 
 
 def test_curves_of_a_single_epoch_are_drawn(path: Path) -> None:

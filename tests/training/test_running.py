@@ -1,6 +1,9 @@
 """A whole run: its record, its checkpoints, exact resume, and what a signal or a fault does to it."""
 
+import errno
+import fcntl
 import math
+import re
 import signal
 import zipfile
 from collections.abc import Callable
@@ -323,6 +326,33 @@ def test_a_checkpoint_cut_off_while_writing_leaves_the_previous_one(
     assert train(resumed, tmp_path)
     assert train(whole, tmp_path / "whole")
     assert_same(weights_and_counts(resumed), weights_and_counts(whole))
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, step = [], Trainer.train_step
+
+    def taking(trainer: Trainer, indices: Tensor) -> Loss:
+        if not taken:
+            taken.append(trainer)
+            with pytest.raises(RunError, match=re.escape(f"{tmp_path}: another process trains this run")):
+                train(tiny_trainer(), tmp_path)
+        return step(trainer, indices)
+
+    monkeypatch.setattr(Trainer, "train_step", taking)
+    assert train(tiny_trainer(), tmp_path)
+    assert taken
+    assert train(tiny_trainer(), tmp_path)
+
+
+def test_a_run_is_trained_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.warns(UserWarning, match="not kept from other processes: .*No locks available"):
+        assert train(tiny_trainer(), tmp_path)
 
 
 def refusal(tmp_path: Path) -> str:

@@ -140,6 +140,14 @@ def test_npz_that_cannot_be_unpacked_is_refused(tmp_path: Path, offset: int, val
         load("npz", path)
 
 
+def test_npz_with_a_damaged_header_is_refused(tmp_path: Path):
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", b"\x93NUMPY\1\0\x40\0" + b"{'descr': '|u1', ((".ljust(63) + b"\n")
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read: ")):
+        load("npz", path)
+
+
 def test_npz_member_that_is_no_array_is_refused(tmp_path: Path):
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as archive:

@@ -28,14 +28,14 @@ def plain_or_gzip(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read_plain_or_gzip(path: Path) -> bytes:
-    """Read a file's content, decompressed where its name ends in .gz.
+def read_plain_or_gzip(path: Path, most_bytes: int = -1) -> bytes:
+    """Read a file's content, or the first `most_bytes` of it, decompressed where its name ends in .gz.
 
     Raises DataError where it cannot be read or decompressed.
     """
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(most_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
