@@ -44,6 +44,12 @@ class Patience:
     reading: float  # while less than READ_BYTES of an answer is read
 
 
+def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+    return parser
+
+
 class PromptProtocol(HttpToolsProtocol):
     """Closes connections whose clients are too slow, and counts them by cause."""
 
@@ -59,6 +65,7 @@ class PromptProtocol(HttpToolsProtocol):
         self._read_at, self._unread_bytes = monotonic(), 0  # when the client was last seen to read
         self._unsent_bytes = 0  # at the last look
         self._head_bytes = 0
+        self._is_amid_head = False
         self._is_leaving = False
         self._running: RequestResponseCycle | None = None  # now; `cycle` is of the request that came last
 
@@ -118,7 +125,9 @@ class PromptProtocol(HttpToolsProtocol):
                     return
                 except httptools.HttpParserUpgrade as stop:
                     piece = piece[stop.args[0] :]
-                self.parser.feed_data(self._head_without_upgrade())
+                head = self._head_without_upgrade()
+                self.parser = _new_parser(self)  # the old takes no more where it was to close
+                self.parser.feed_data(head)
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
@@ -144,7 +153,7 @@ class PromptProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note that a request begins, also where it comes with the end of the one before it."""
         super().on_message_begin()
-        self._stage = "head"
+        self._stage, self._is_amid_head = "head", True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header, and nothing of what follows a body."""
@@ -156,7 +165,7 @@ class PromptProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
-        self._stage, self._head_bytes = "body", 0
+        self._stage, self._head_bytes, self._is_amid_head = "body", 0, False
         if self._is_leaving:
             self._make_last()
 
@@ -201,8 +210,7 @@ class PromptProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_SECONDS, self._leave)
 
     def _leave(self) -> None:
-        is_amid_head = self._stage == "head" and self.scope is not None  # which has a timer of its own
-        if not self._is_answering and not is_amid_head:
+        if not self._is_answering and not self._is_amid_head:  # of which each has a timer of its own
             self.transport.close()
 
     def resume_writing(self) -> None:

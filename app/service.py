@@ -210,9 +210,9 @@ class Service:
         finally:
             watch.end()
 
-    def in_time(self, waited_for: Awaitable[T], deadline: float) -> Coroutine[Any, Any, T]:
-        """Return a wait for a thread's work that ends with the deadline (Problem)."""
-        return in_time(waited_for, deadline, self.metrics)
+    async def in_time(self, waited_for: Awaitable[T], deadline: float) -> T:
+        """Wait for a thread's work, no longer than to the deadline (Problem)."""
+        return await in_time(waited_for, deadline, self.metrics)
 
     @property
     def batcher(self) -> Batcher | RemoteBatcher:

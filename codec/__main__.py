@@ -94,17 +94,22 @@ def _write_images(path: Path, images: np.ndarray) -> None:
 
 
 def _write_new(path: Path, picture: np.ndarray) -> None:
-    data = encode_png(picture)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(exist_ok=False)  # nothing is overwritten
+    _write(path, encode_png(picture), _put_new)
+
+
+def _put_new(draft: Path, place: Path) -> None:
+    """Give a draft its place, where there is nothing yet."""
     try:
-        _write(path, data)
-    except BaseException:
-        path.unlink()
+        os.link(draft, place)
+    except FileExistsError:
         raise
+    except OSError:  # a file system without links
+        place.touch(exist_ok=False)
+        draft.replace(place)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, put: Callable[[Path, Path], object] = Path.replace) -> None:
     """Write a file whole or not at all: where the disk is full, what was there before is there still."""
     if path.exists() and not path.is_file():  # such as /dev/stdout
         path.write_bytes(data)
@@ -113,7 +118,7 @@ def _write(path: Path, data: bytes) -> None:
     draft = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         draft.write_bytes(data)
-        draft.replace(place)
+        put(draft, place)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # writing itself names no file
     finally:

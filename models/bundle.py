@@ -25,10 +25,10 @@ from models.priors import AggregatedPosterior
 from models.vae import VAE
 
 SHIPPED = Path(__file__).parent / "bundles"
-METRICS = "metrics.json"
+WEIGHTS, METRICS = "model.safetensors", "metrics.json"
 REQUIRED = (
     "config.json",
-    "model.safetensors",
+    WEIGHTS,
     "latents.safetensors",
     METRICS,
     "golden.safetensors",
@@ -145,7 +145,7 @@ def load_bundle(path: Path) -> Bundle:
     if config is not None:
         with torch.device("meta"):
             model = VAE(config)
-        files.check_layout("model.safetensors", weights, _model_layout(model))
+        files.check_layout(WEIGHTS, weights, _model_layout(model))
         files.check_layout("latents.safetensors", latents, _latents_layout(config, latents or {}))
         files.check_layout("golden.safetensors", golden, _golden_layout(config, golden or {}))
     if files.faults or not (config and metrics and weights and latents and golden):
@@ -182,7 +182,7 @@ def save_bundle(
     config = BundleConfig(**model.config.model_dump())
     content = {
         "config.json": _json(config.model_dump(mode="json")),
-        "model.safetensors": _safetensors(weights),
+        WEIGHTS: _safetensors(weights),
         "latents.safetensors": _safetensors(latents.arrays()),
         METRICS: metrics_file(metrics),
         "golden.safetensors": _safetensors(golden_outputs(model, golden_levels)),

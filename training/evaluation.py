@@ -97,15 +97,19 @@ def fit_aggregated_posterior(model: VAE, dataset: Dataset, config: RunConfig) ->
     """Fit a Gaussian mixture with full covariances to samples of q(z given x) over training images.
 
     Its components are at most one for every ten images, so that small data sets have a mixture too. Raises
-    RunError where posteriors are not finite.
+    RunError where posteriors are not finite, or too far apart.
     """
     mu, logvar = posteriors(model, levels_on_device(model, dataset.train))
-    _require_finite("posteriors of training images", {"mu": mu, "deviation": np.exp(logvar / 2)})
+    _require_finite("posteriors of training images", {"mu": mu, "logvar": logvar})
     seed = config.evaluation.seed
     chosen = np.random.default_rng(seed).permutation(len(mu))[:MIXTURE_IMAGES]
     z = mu[chosen] + np.exp(logvar[chosen] / 2) * normal_noise(seed, 0, len(chosen), mu.shape[1])
     components = max(1, min(config.evaluation.mixture_components, len(z) // 10))
-    mixture = GaussianMixture(components, reg_covar=1e-4, random_state=seed).fit(z.astype(np.float64))
+    mixture = GaussianMixture(components, reg_covar=1e-4, random_state=seed)
+    try:
+        mixture.fit(z.astype(np.float64))
+    except ValueError as error:
+        raise RunError(f"no mixture fits the posteriors of training images: {error}") from error
     return AggregatedPosterior(
         mean=mu.mean(axis=0),
         std=mu.std(axis=0),
@@ -145,6 +149,7 @@ def _linear_accuracy(model: VAE, test_mu: np.ndarray, dataset: Dataset) -> float
     if len(np.unique(dataset.train_labels)) < 2:  # a folder with one class has nothing to tell apart
         return None
     train_mu = posterior_means(model, levels_on_device(model, dataset.train))
+    _require_finite("posteriors of training images", {"mu": train_mu})
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(train_mu, dataset.train_labels)
     return float(classifier.score(test_mu, dataset.test_labels))

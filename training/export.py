@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any
 
 from codec.chunk import verified
 from codec.model import FILE, dumped
-from models.bundle import METRICS, Metrics, change_bundle, load_bundle, metrics_file, save_bundle
+from models.bundle import METRICS, WEIGHTS, Metrics, change_bundle, load_bundle, metrics_file, save_bundle
 from models.priors import AggregatedPosterior
 from models.vae import VAE
 from training.card import model_card
@@ -82,11 +83,8 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
     """
     if config.codec is None:
         raise RunError("the config has no [codec] table")
-    found = load_bundle(bundle)
-    model = found.model.to(place.device)
-    training = _training_on(dataset, bundle)
-    training["config"] = {**_table(training, "config"), "codec": config.codec.model_dump(mode="json")}
-    card, _, _ = (bundle / "README.md").read_bytes().partition(CODEC_HEADING.encode())
+    model, weights = load_bundle(bundle).model.to(place.device), _digest_of_weights(bundle)
+    _training_on(dataset, bundle)
     made_by = environment(place)
     fitted = fit_codec(model, dataset, config.codec, config.seed)
     content = dumped(fitted.codec)
@@ -95,17 +93,19 @@ def export_codec(config: RunConfig, dataset: Dataset, place: Place, bundle: Path
         codec = verified(Path(folder, FILE))
     test = dataset.test[:CODEC_IMAGES]
     figures = codec_figures(fitted._replace(codec=codec), model, test)
+    _require_weights(bundle, weights)  # of what may have changed in the hours since
+    training = _training_on(dataset, bundle)
+    training["config"] = {**_table(training, "config"), "codec": config.codec.model_dump(mode="json")}
     training["codec"] = {
         **figures._asdict(),
         "test_images": len(test),
         **made_by,
     }
+    card, _, _ = (bundle / "README.md").read_bytes().partition(CODEC_HEADING.encode())
     rows = [" | ".join(f"{bits:.4f}" for bits in row.values()) for row in figures]
     note = CODEC_NOTE.format(
         **figures.bits_per_dim, images=len(test), payload=rows[0], integer=rows[1], floats=rows[2]
     )
-    if load_bundle(bundle).digest != found.digest:
-        raise RunError(f"{bundle}: changed while its codec was trained")
     change_bundle(
         bundle,
         {
@@ -123,9 +123,10 @@ def export_quantiles(dataset: Dataset, place: Place, bundle: Path) -> Metrics:
     Raises BundleError where there is no such bundle, RunError where it was trained on other data or its mean
     ELBO is another here.
     """
-    found = load_bundle(bundle)
+    found, weights = load_bundle(bundle), _digest_of_weights(bundle)
     _training_on(dataset, bundle)
     metrics = with_quantiles(found.metrics, found.model.to(place.device), dataset)
+    _require_weights(bundle, weights)
     change_bundle(bundle, {METRICS: metrics_file(metrics)})
     return metrics
 
@@ -135,6 +136,15 @@ def _training_on(dataset: Dataset, bundle: Path) -> Any:
     if (digest := _table(training, "data").get("digest")) != dataset.digest:
         raise RunError(f"{bundle}: trained on data of digest {digest}; this is {dataset.digest}")
     return training
+
+
+def _digest_of_weights(bundle: Path) -> bytes:
+    return hashlib.sha256((bundle / WEIGHTS).read_bytes()).digest()
+
+
+def _require_weights(bundle: Path, digest: bytes) -> None:
+    if _digest_of_weights(bundle) != digest:
+        raise RunError(f"{bundle}: has other weights by now")
 
 
 def _table(training: dict[str, Any], name: str) -> dict[str, Any]:

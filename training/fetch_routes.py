@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from training.errors import FetchError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-COMMAND_TIMEOUT_SECONDS = 1800.0
+COMMAND_TIMEOUT_SECONDS = DOWNLOAD_TIMEOUT_SECONDS = 1800.0
 MAX_DOWNLOAD_BYTES = 256 << 20  # the largest archive has 170 MB
 MAX_FILE_BYTES = 64 << 20  # the largest file has 47 MB; of more, so much is looked at
 _CHUNK_BYTES = 1 << 18
@@ -155,6 +156,7 @@ def _download(url: str, target: Path) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         raise FetchError(f"{url} answered {error.code} {error.reason}") from error
+    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_SECONDS
     with response, target.open("wb") as file:
         size: int | None = response.length
         with tqdm(desc=target.name, total=size, unit="B", unit_scale=True, disable=None) as progress:
@@ -162,6 +164,8 @@ def _download(url: str, target: Path) -> None:
                 progress.update(file.write(chunk))
                 if file.tell() > MAX_DOWNLOAD_BYTES:
                     raise FetchError(f"{url} sends more than {MAX_DOWNLOAD_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise FetchError(f"{url} takes longer than {DOWNLOAD_TIMEOUT_SECONDS:g} seconds")
         if size is not None and file.tell() != size:
             raise FetchError(f"{url} broke off after {file.tell()} of {size} bytes")
 

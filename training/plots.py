@@ -39,7 +39,8 @@ def plot_curves(history: Sequence[Record], path: Path) -> None:
         left.plot(
             epochs, values, color=colour, label="training" if split == "train" else "test (averaged weights)"
         )
-    best = min(filter(math.isfinite, (record["test_distortion"] + record["test_kl"] for record in history)))
+    finite = filter(math.isfinite, (record["test_distortion"] + record["test_kl"] for record in history))
+    best = min(finite, default=1.0)
     left.set(title="−ELBO", ylabel="bits/dim", xlabel="epoch", ylim=(best * 0.97, best * 1.25))
     left.legend(frameon=False)
     right.plot(epochs, [record["test_kl"] for record in history], color=ORANGE)

@@ -10,7 +10,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,7 +35,9 @@ def train(trainer: Trainer, run_folder: Path) -> bool:
     skipped.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
-    with _held(run_folder) if trainer.place.is_first else nullcontext():
+    with _lock(run_folder / LOCK) if trainer.place.is_first else nullcontext(True) as is_ours:
+        if trainer.place.agree(not is_ours):
+            raise RunError(f"{run_folder}: another process trains this run")
         return _train(trainer, run_folder)
 
 
@@ -159,16 +161,17 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _held(run_folder: Path) -> Iterator[None]:
-    """Keep other processes from training the same run, where the file system has locks."""
-    with (run_folder / LOCK).open("w") as file:
+def _lock(path: Path) -> Iterator[bool]:
+    """Lock a file, where the file system lets us; give whether no other process has locked it."""
+    with ExitStack() as opened:
+        is_ours = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened.enter_context(path.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{run_folder}: another process trains this run") from None
+            is_ours = False
         except OSError as error:
-            warnings.warn(f"{run_folder}: not kept from other processes: {error}", stacklevel=2)
-        yield
+            warnings.warn(f"{path}: cannot be locked, so take care to train once: {error}", stacklevel=1)
+        yield is_ours
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 import signal
 import sys
@@ -13,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.serving import wrk
-from benchmarks.serving.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.serving.machine import describe_run
 from benchmarks.serving.measurement import Measured, run_rounds
 from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.report import write_report
@@ -76,17 +75,11 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     wrk_version = wrk.version()
     if (options.server_cpus or options.load_cpus) and shutil.which("taskset") is None:
         raise BenchmarkError("--server-cpus and --load-cpus need taskset, of the package util-linux")
-    machine = describe_machine()
-    if (load := machine["load_average_before"]) > BUSY_LOAD_AVERAGE:
+    facts = describe_run("benchmarks.serving", None)
+    if (load := facts["machine"]["load_average_before"]) > BUSY_LOAD_AVERAGE:
         print(f"warning: the load average is {load:.2f}; wait for a quiet machine", file=sys.stderr)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    return {
-        "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
-        "settings": settings,
-        "machine": machine,
-        "versions": {**describe_versions(), "wrk": wrk_version},
-        "commit": describe_commit(),
-    }
+    facts["versions"]["wrk"] = wrk_version
+    return {**facts, "settings": {name: value for name, value in vars(options).items() if name != "out"}}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -242,6 +243,24 @@ def test_a_request_that_asks_for_another_protocol_as_well_is_answered_in_this_on
             answer = whole_answer(connection)
             assert answer.startswith(b"HTTP/1.1 200 OK")
             assert b'"mu":' in answer
+
+
+@pytest.mark.parametrize("with_body", [False, True])
+@pytest.mark.parametrize(("version", "connection"), [(b"1.0", b"Upgrade"), (b"1.1", b"close, Upgrade")])
+def test_the_last_request_of_a_connection_may_ask_for_another_protocol_as_well(
+    hasty: Running, version: bytes, connection: bytes, with_body: bool
+) -> None:
+    upgrade = b"Connection: %b\r\nUpgrade: h2c\r\n" % connection
+    if with_body:
+        body = npy(np.zeros((1, 8, 8), np.uint8))
+        sent = HEAD + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    else:
+        sent = ASKING[:-2] + upgrade + b"\r\n"
+    with connected(hasty) as open_connection:
+        open_connection.sendall(sent.replace(b"HTTP/1.1", b"HTTP/" + version))
+        answer = rest(open_connection)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert (b'"mu":' if with_body else b'{"status":"live"}') in answer
 
 
 def test_requests_that_come_together_and_ask_for_another_protocol_are_answered(hasty: Running) -> None:
@@ -570,6 +589,17 @@ def test_a_head_that_takes_longer_than_the_moment_is_waited_for(
         assert lingered.wait(30)
         connection.sendall(ASKING[10:])
         assert b'{"status":"live"}' in rest(connection)
+
+
+def test_a_blank_line_is_no_head_to_be_waited_for(bundle_folder: Path) -> None:
+    with running(bundle_folder, head_seconds=60) as server, connected(server) as connection:
+        connection.sendall(ASKING)
+        whole_answer(connection)
+        connection.sendall(b"\r\n")
+        stopping(server)
+        began = time.monotonic()
+        assert rest(connection) == b""
+        assert time.monotonic() - began < 30  # half of what a head has
 
 
 def test_an_answer_that_takes_longer_than_the_moment_is_waited_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -271,6 +272,21 @@ def test_sigterm_leaves_whole_pictures_alone() -> None:
     assert 10 < len(written) < count
     for path in written:
         np.testing.assert_array_equal(decode_image(path.read_bytes(), 4), picture)
+
+
+def test_a_file_system_without_links_is_written_to_and_nothing_overwritten(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_links(draft: Path, place: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", without_links)
+    images_in(Path("in"))
+    command.main(["compress", "in", "--to", "packed"])
+    assert command.main(["decompress", "packed", "--to", "out"]) == 0
+    assert Path("out/0.png").read_bytes()
+    assert "File exists: 'out/0.png'" in fails(capsys, "decompress", "packed", "--to", "out")
+    assert not list(Path("out").glob(".*"))
 
 
 def test_what_is_no_file_is_written_to_in_place(capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,11 +293,27 @@ def test_it_is_fitted_to_a_bounded_part_of_the_images(monkeypatch: pytest.Monkey
 
 
 def test_posteriors_that_are_not_finite_have_no_mixture() -> None:
-    huge = model_with(two_clusters, logvar=200.0)  # whose deviation is no float32
-    with pytest.raises(
-        RunError, match="posteriors of training images are NaN or infinite, first in deviation"
-    ):
-        fit_aggregated_posterior(huge, tiny_dataset(), tiny_config())
+    diverged = model_with(lambda x: torch.full((len(x), 4), torch.inf))
+    with pytest.raises(RunError, match="posteriors of training images are NaN or infinite, first in mu"):
+        fit_aggregated_posterior(diverged, tiny_dataset(), tiny_config())
+
+
+def test_posteriors_that_are_not_finite_have_no_linear_accuracy() -> None:
+    data = tiny_dataset()
+    data.train[0] = 255
+
+    def mu(x: Tensor) -> Tensor:
+        is_plain = x.flatten(1).std(dim=1) == 0
+        return left_or_top(x).masked_fill(is_plain, torch.inf).unsqueeze(1).expand(-1, 4)
+
+    with pytest.raises(RunError, match="posteriors of training images are NaN or infinite, first in mu"):
+        evaluate(model_with(mu), data, tiny_config())
+
+
+def test_posteriors_too_far_apart_have_no_mixture() -> None:
+    far = model_with(lambda x: 3e19 * torch.arange(1, len(x) + 1).unsqueeze(1).expand(-1, 4))
+    with pytest.raises(RunError, match="no mixture fits the posteriors of training images: "):
+        fit_aggregated_posterior(far, tiny_dataset(), tiny_config())
 
 
 def test_figures_that_are_not_finite_are_refused() -> None:

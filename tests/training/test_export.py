@@ -275,7 +275,7 @@ def test_a_codec_that_cannot_be_used_leaves_the_bundle_as_it_is(
     assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
 
 
-def test_a_codec_is_not_put_into_a_bundle_that_has_changed_meanwhile(
+def test_what_changes_in_a_bundle_while_its_codec_is_trained_is_kept(
     bundle: Path, fitting: Fitting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(bundle, tmp_path / "tiny")
@@ -286,8 +286,30 @@ def test_a_codec_is_not_put_into_a_bundle_that_has_changed_meanwhile(
         return fit(*arguments)
 
     monkeypatch.setattr(export, "fit_codec", fitted)
-    with pytest.raises(RunError, match="changed while its codec was trained"):
-        export_codec(*fitting, tmp_path / "tiny")
+    export_codec(*fitting, tmp_path / "tiny")
+    assert (tmp_path / "tiny" / "README.md").read_bytes().startswith(b"another card\n## Codec\n")
+
+
+def test_a_bundle_that_has_other_weights_meanwhile_does_not_get_what_was_made_for_the_old(
+    bundle: Path, fitting: Fitting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle, tmp_path / "tiny")
+    weights, (_, dataset, place) = tmp_path / "tiny" / "model.safetensors", fitting
+    whole = weights.read_bytes()
+    for name, export_part in (
+        ("fit_codec", lambda: export_codec(*fitting, tmp_path / "tiny")),
+        ("with_quantiles", lambda: export_quantiles(dataset, place, tmp_path / "tiny")),
+    ):
+        make = getattr(export, name)
+
+        def made(*arguments: Any, make: Any = make) -> Any:
+            weights.write_bytes(b"others")
+            return make(*arguments)
+
+        monkeypatch.setattr(export, name, made)
+        with pytest.raises(RunError, match=f"{tmp_path / 'tiny'}: has other weights by now"):
+            export_part()
+        weights.write_bytes(whole)
     assert not (tmp_path / "tiny" / FILE).exists()
 
 

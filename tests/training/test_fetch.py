@@ -403,6 +403,14 @@ def test_a_download_without_end_is_broken_off(site: Site, tmp_path: Path, monkey
     assert failure(GzipFiles(site.url), tmp_path) == f"{site.url}images.gz sends more than 100000 bytes"
 
 
+def test_a_download_that_hardly_comes_is_broken_off(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fetch_routes, "DOWNLOAD_TIMEOUT_SECONDS", 0)
+    site.files = gzipped()
+    assert failure(GzipFiles(site.url), tmp_path) == f"{site.url}images.gz takes longer than 0 seconds"
+
+
 def test_a_page_in_place_of_the_file_is_noticed(site: Site, tmp_path: Path):
     site.files = gzipped() | {"/images.gz": b"<html>Please log in</html>"}
     assert failure(GzipFiles(site.url), tmp_path) == "images.gz cannot be read: Not a gzipped file (b'<h')"

@@ -92,15 +92,11 @@ def test_curves_show_both_splits_and_the_kl(path: Path) -> None:
     assert all(near(colour, found) for colour in ("#9aa5b1", "#2563a8", "#d9722e"))
 
 
-def test_curves_of_a_run_that_had_diverged_are_drawn(path: Path) -> None:
+@pytest.mark.parametrize("last", [2.0, math.nan])
+def test_curves_of_a_run_that_had_diverged_are_drawn(path: Path, last: float) -> None:
     figures = ("train_distortion", "train_kl", "test_distortion", "test_kl")
-    plot_curves(
-        [
-            {"epoch": float(i), **dict.fromkeys(figures, bits)}
-            for i, bits in enumerate((math.nan, math.inf, 2))
-        ],
-        path,
-    )
+    bits = (math.nan, math.inf, last)
+    plot_curves([{"epoch": float(i), **dict.fromkeys(figures, bits[i])} for i in range(3)], path)
     assert len(colours(path)) > 10
 
 

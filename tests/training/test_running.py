@@ -344,6 +344,16 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, monkeypatch: 
     assert train(tiny_trainer(), tmp_path)
 
 
+def test_all_processes_of_a_run_hear_that_others_train_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tiny_trainer()
+    trainer.place = Place(torch.device("cpu"), rank=1, world_size=2)
+    monkeypatch.setattr(Place, "agree", lambda place, flag: True)  # as the first process tells
+    with pytest.raises(RunError, match="another process trains this run"):
+        train(trainer, tmp_path)
+
+
 def test_a_run_is_trained_where_the_file_system_has_no_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +361,9 @@ def test_a_run_is_trained_where_the_file_system_has_no_locks(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="not kept from other processes: .*No locks available"):
+    with pytest.warns(
+        UserWarning, match="cannot be locked, so take care to train once: .*No locks available"
+    ):
         assert train(tiny_trainer(), tmp_path)
 
 
