@@ -261,7 +261,7 @@ def _http() -> Iterator[bytes]:
     yield request("POST /reconstruct?format=zip", file, Content_Type="image/png")
     yield request("POST /compress?effort=fast&max_error=3&compare=true", file, Content_Type="image/png")
     upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAA"}
-    yield request("POST /compress?quality=9", file, Content_Type="image/png", **upgrade) * 2
+    yield request("POST /compress?quality=9", file, Content_Type="image/png", **upgrade)
     yield request("POST /compress?target_bytes=90", file, Content_Type="image/png")
     kind = "application/vnd.vaeserve.payload"
     yield request("POST /decompress?index=1&format=safetensors", payload, Content_Type=kind)
