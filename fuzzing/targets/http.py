@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from app.protocol import PromptProtocol
 from fuzzing import sums
 from fuzzing.expected import LOOP, awaited
 from fuzzing.serving import SERVER
+from fuzzing.wire import Wire
 
 mended = sums.mended_http
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -21,42 +21,17 @@ SERVER.config.load()
 connected: partial[PromptProtocol] = SERVER.config.http_protocol_class  # type: ignore[assignment]
 
 
-class Kept(asyncio.Transport):
-    """A connection whose client reads everything."""
+class Kept(Wire):
+    """Keeps no more of the answers than their statuses."""
 
     def __init__(self) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 8000)})
+        super().__init__()
         self.statuses: list[int] = []
-        self.is_closed = False
 
     def write(self, data: Any) -> None:
         """Keep the status, where an answer begins."""
         if begun := STATUS.match(data):
             self.statuses.append(int(begun[1]))
-
-    def writelines(self, parts: Iterable[Any]) -> None:
-        """Write part after part."""
-        for part in parts:
-            self.write(part)
-
-    def close(self) -> None:
-        """Note that no more is written."""
-        self.is_closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        """Tell whether the connection is closed."""
-        return self.is_closed
-
-    def get_write_buffer_size(self) -> int:
-        """Return 0: all was read."""
-        return 0
-
-    def pause_reading(self) -> None:
-        """Do nothing: all was read."""
-
-    resume_reading = pause_reading
 
 
 def check(data: bytes) -> None:

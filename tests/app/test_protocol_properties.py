@@ -13,35 +13,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.protocol import Patience, PromptProtocol
+from fuzzing.wire import Wire
 
 CLOSED = Counter("closed", "…", ["cause"], registry=None)
 OFFER, NO_OFFER = b"Upgrade: h2c\r\n", b"Xpgrade: h2c\r\n"
-
-
-class Wire(asyncio.Transport):
-    """A connection whose client reads everything."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 8000)})
-        self.written, self.is_closed = b"", False
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
 
 
 async def taken(data: bytes, step: int) -> tuple[list[tuple[Any, ...]], bytes, bool]:
