@@ -31,6 +31,7 @@ from app.negotiation.media import IMAGES_IN, LATENTS_IN, PAYLOADS_IN, Format, ch
 from app.negotiation.requests import (
     Limits,
     as_one_array,
+    check_of_pieces,
     checked_images,
     checked_latents,
     conform,
@@ -55,6 +56,7 @@ __all__ = [
     "Limits",
     "accepted_coding",
     "as_one_array",
+    "check_of_pieces",
     "checked_images",
     "checked_latents",
     "choose_format",

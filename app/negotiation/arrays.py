@@ -47,6 +47,30 @@ def read_npy(body: bytes, dtype: np.dtype[Any]) -> np.ndarray:
     return _view(body, shape, declared, offset, "F" if is_fortran else "C")
 
 
+class NpyPieces:
+    """An .npy file that comes in pieces, the header in the first: no more than that declares, or may be."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._declared_bytes: int | None = None  # with the header
+        self._bytes = 0
+
+    def check(self, piece: bytes) -> None:
+        """Raise 413 where more is declared than `max_bytes`, 400 for more than that, and for no header."""
+        if self._declared_bytes is None:
+            shape, _, dtype, offset = _usual_npy_header(piece) or _any_npy_header(piece)
+            self._declared_bytes = declared_bytes = offset + math.prod(shape) * dtype.itemsize
+            if declared_bytes > self._max_bytes:
+                declaration = f"shape {echo(shape)}, {echo(declared_bytes)} bytes with it"
+                detail = f"the .npy header declares {declaration}; the limit is {self._max_bytes}"
+                raise Problem(Kind.TOO_LARGE, detail, value=declared_bytes, limit=self._max_bytes)
+        self._bytes += len(piece)
+        if self._bytes > self._declared_bytes:
+            declaration = f"{echo(self._declared_bytes)} bytes with it"
+            detail = f"the .npy header declares {declaration}; {self._bytes} or more come"
+            raise Problem(Kind.MALFORMED, detail, value=self._bytes, limit=self._declared_bytes)
+
+
 def read_safetensors(body: bytes, name: str, dtype: np.dtype[Any]) -> np.ndarray:
     """View the tensor `name` of a safetensors file.
 

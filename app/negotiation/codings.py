@@ -37,11 +37,17 @@ def content_coding(request: Request) -> str | None:
     return coding
 
 
-async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
-    """Undo a coding piece by piece, telling `admit` of the bytes of each.
+async def inflated(
+    body: bytes,
+    coding: str,
+    max_bytes: int,
+    admit: Callable[[int], None],
+    check: Callable[[bytes], None] = lambda _: None,
+) -> bytes:
+    """Undo a coding piece by piece, showing each to `check`, and telling `admit` of its bytes.
 
     Raises Problem for a damaged body, and for more than `max_bytes` in it: after the first piece where gzip
-    says so, whose last bytes are the size, modulo 2**32.
+    says so, whose last bytes are the size, modulo 2**32; what `check` raises, too, which a thread calls.
     """
     said = int.from_bytes(body[-4:], "little") if coding == "gzip" else 0
     inflating = zlib.decompressobj(_WINDOW_BITS[coding])
@@ -49,9 +55,11 @@ async def inflated(body: bytes, coding: str, max_bytes: int, admit: Callable[[in
 
     def inflate(piece_bytes: int) -> int:
         nonlocal rest
-        size = whole.write(inflating.decompress(rest, min(piece_bytes, max_bytes + 1 - whole.tell())))
+        piece = inflating.decompress(rest, min(piece_bytes, max_bytes + 1 - whole.tell()))
         rest = inflating.unconsumed_tail
-        return size
+        if piece:
+            check(piece)
+        return whole.write(piece)
 
     while not inflating.eof:
         try:

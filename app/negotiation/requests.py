@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from app.errors import Kind, Problem, echo
 from app.negotiation import media
-from app.negotiation.arrays import read_npy, read_safetensors
+from app.negotiation.arrays import NpyPieces, read_npy, read_safetensors
 from models.images import Fit, ImageError, ImageTooLargeError, convert_channels, decode_image, fit_image
 
 Size = tuple[int, int]  # height, width
@@ -70,6 +70,20 @@ async def read_body(request: Request, max_bytes: int, admit: Callable[[int], Non
     if not body.tell():
         raise Problem(Kind.MALFORMED, "the body is empty", value=0)
     return body.getvalue()
+
+
+def check_of_pieces(content_type: str | None, max_bytes: int) -> Callable[[bytes], None]:
+    """Return what raises Problem at a body's piece, one after the other, where the whole would be refused.
+
+    It spares the rest, of which there may be much where a body is coded.
+    """
+    match media.bare(content_type):
+        case media.JSON:
+            return JsonPieces().check
+        case media.NPY:
+            return NpyPieces(max_bytes).check
+        case _:
+            return lambda _: None
 
 
 def parse_images(
@@ -202,16 +216,26 @@ def checked_latents(latents: np.ndarray, latent_dim: int, limits: Limits) -> np.
     return latents
 
 
+class JsonPieces:
+    """JSON that comes in pieces: no more values than may be held at once."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def check(self, piece: bytes) -> None:
+        """Raise 413 for too many values in all."""
+        self._values += sum(map(piece.count, (b",", b"[", b"{")))
+        if self._values > MAX_JSON_VALUES:
+            detail = f"the JSON has {self._values} values or more; the limit is {MAX_JSON_VALUES}"
+            raise Problem(Kind.TOO_LARGE, detail, value=self._values, limit=MAX_JSON_VALUES)
+
+
 def json_of(body: bytes | memoryview) -> Any:
     """Parse JSON; raises 400 for what is none, 413 for more values than may be held at once."""
     if len(body) > MAX_JSON_VALUES:  # as there is a byte to each at least
-        values = 0
+        pieces = JsonPieces()
         for start in range(0, len(body), COUNTED_BYTES):
-            text = bytes(body[start : start + COUNTED_BYTES])
-            values += sum(map(text.count, (b",", b"[", b"{")))
-            if values > MAX_JSON_VALUES:
-                detail = f"the JSON has {values} values or more; the limit is {MAX_JSON_VALUES}"
-                raise Problem(Kind.TOO_LARGE, detail, value=values, limit=MAX_JSON_VALUES)
+            pieces.check(bytes(body[start : start + COUNTED_BYTES]))
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

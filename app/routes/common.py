@@ -15,9 +15,11 @@ from starlette.responses import Response
 
 from app.direct import Endpoint, noted
 from app.errors import Kind, Problem, echo
+from app.inference import LENGTH_HEADER
 from app.negotiation import (
     Format,
     Limits,
+    check_of_pieces,
     choose_format,
     conform,
     content_coding,
@@ -146,7 +148,10 @@ async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
         body = await _received(read_body(request, limits.body_bytes, admit), service)
         deadline = service.deadline()
         if coding is not None:
-            inflating = inflated(body, coding, limits.body_bytes, admit)
+            # Behind JSON whose length is told there are bytes that are none.
+            in_one = content_type if LENGTH_HEADER not in request.headers else None
+            check = check_of_pieces(in_one, limits.body_bytes)
+            inflating = inflated(body, coding, limits.body_bytes, admit, check)
             body = await service.unless_departed(request, service.in_time(inflating, deadline))
         if len(body) <= QUICK.body_bytes:
             try:

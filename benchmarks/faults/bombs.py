@@ -62,7 +62,8 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
     many = [base64.b64encode(plain_png(4096, 4096)).decode()] * 50
     yield Bomb("JSON of many large PNGs", "/encode", JSON, json.dumps({"images": many}).encode())
     for coding, content_type, content in (
-        ("zeros", NPY, bytes(1 << 30)),
+        ("zeros", "image/png", bytes(1 << 30)),
+        ("zeros behind an .npy header", NPY, declared_npy("(1, 28, 28)") + bytes(1 << 30)),
         ("commas", JSON, b'{"images": [' + b"1," * (BODY_BYTES // 2 - 8) + b"1]}"),
         ("brackets", JSON, b'{"images": ' + b"[" * (BODY_BYTES - 100)),
     ):
@@ -133,9 +134,10 @@ def small_bodies(bundle: Bundle) -> Iterator[Bomb]:
     given = {"name": "images", "datatype": "UINT8", "shape": images.shape, "data": images.ravel().tolist()}
     body = json.dumps({"inputs": [given]}).encode()
     yield Bomb("tensor", INFER, JSON, gzip.compress(body, mtime=0), {"Content-Encoding": "gzip"})
-    npy = npy_bytes(images)
-    for coding, coded in (("gzip", gzip.compress(npy, mtime=0)), ("deflate", zlib.compress(npy))):
-        yield Bomb("npy, coded", "/encode", NPY, coded, {"Content-Encoding": coding})
+    for content_type, content in ((NPY, npy_bytes(images)), ("image/png", encode_png(images[0]))):
+        for coding, coded in (("gzip", gzip.compress(content, mtime=0)), ("deflate", zlib.compress(content))):
+            headers = {"Content-Encoding": coding}
+            yield Bomb(f"{content_type}, coded", "/encode", content_type, coded, headers)
     model = verified(bundle.path / FILE)
     yield Bomb("payload", "/decompress", PAYLOAD, compress(images.transpose(0, 3, 1, 2), model))
 

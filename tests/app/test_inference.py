@@ -260,6 +260,18 @@ def test_an_answer_says_where_the_time_went_and_how_it_is_coded(client: httpx.Cl
     assert response.headers["server-timing"].startswith("queue;dur=")
 
 
+def test_tensors_behind_the_json_of_a_coded_body_are_not_taken_for_json(client: httpx.Client) -> None:
+    images = np.full_like(LARGE, ord(","))
+    body, length = triton.InferenceServerClient.generate_request_body(inputs_of({"images": images}))
+    headers = {"Inference-Header-Content-Length": str(length), "Content-Encoding": "gzip"}
+    response = client.post(
+        "/v2/models/compress/infer",
+        content=gzip.compress(body),
+        headers={**headers, "Content-Type": "application/json"},
+    )
+    assert response.status_code == 200, response.text
+
+
 def test_the_other_routes_read_coded_bodies_too(client: httpx.Client, grey: Bundle) -> None:
     body = npy(pixels_of(grey, 2))
     plain = client.post("/encode", content=body, headers={"Content-Type": NPY})

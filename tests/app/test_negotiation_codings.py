@@ -5,11 +5,20 @@ import gzip
 import tracemalloc
 import zlib
 
+import numpy as np
 import pytest
 from starlette.requests import Request
 
 from app.errors import Kind, Problem, answer
-from app.negotiation import accepted_coding, content_coding, deflated, inflated, is_worth_coding
+from app.negotiation import (
+    accepted_coding,
+    check_of_pieces,
+    content_coding,
+    deflated,
+    inflated,
+    is_worth_coding,
+)
+from tests.app.test_routes import NPY, npy
 
 CODED = {"gzip": gzip.compress, "deflate": zlib.compress}
 INFLATES = {"gzip": gzip.decompress, "deflate": zlib.decompress}
@@ -21,10 +30,13 @@ def request(**headers: str) -> Request:
     return Request({"type": "http", "headers": raw})
 
 
-def inflate(body: bytes, coding: str = "gzip", limit: int = LIMIT) -> tuple[bytes | Problem, list[int]]:
+def inflate(
+    body: bytes, coding: str = "gzip", limit: int = LIMIT, content_type: str | None = None
+) -> tuple[bytes | Problem, list[int]]:
     told: list[int] = []
+    check = check_of_pieces(content_type, limit)
     try:
-        return asyncio.run(inflated(body, coding, limit, told.append)), told
+        return asyncio.run(inflated(body, coding, limit, told.append, check)), told
     except Problem as problem:
         return problem, told
 
@@ -81,6 +93,49 @@ def test_what_inflates_beyond_the_limit_is_refused(body: bytes, coding: str, mad
 
 def test_what_inflates_to_the_limit_is_read() -> None:
     assert inflate(gzip.compress(bytes(LIMIT)))[0] == bytes(LIMIT)
+
+
+SMALL_NPY = npy(np.zeros((1, 8, 8), np.uint8))
+
+
+@pytest.mark.parametrize("level", [9, 0])  # a small body, and a large one
+@pytest.mark.parametrize(
+    ("content_type", "content", "kind", "words", "most"),
+    [
+        ("application/json", b"[" * (1 << 25), Kind.TOO_LARGE, "the JSON has", 4 << 20),
+        ("application/json; charset=utf-8", b"1," * (1 << 24), Kind.TOO_LARGE, "the JSON has", 8 << 20),
+        (NPY, bytes(1 << 25), Kind.MALFORMED, "not an .npy file", 0),
+        (NPY, SMALL_NPY + bytes(1 << 25), Kind.MALFORMED, "declares 192 bytes with it;", 0),
+        (
+            NPY,
+            npy(np.zeros((1, 1 << 13, 1 << 13), np.uint8)),
+            Kind.TOO_LARGE,
+            "declares shape [1, 8192, 8192], 67108992 bytes with it; the limit is 33554432",
+            0,
+        ),
+    ],
+)
+def test_what_would_be_refused_is_not_inflated_to_its_end(
+    content_type: str, content: bytes, kind: Kind, words: str, most: int, level: int
+) -> None:
+    problem, told = inflate(zlib.compress(content, level), "deflate", 1 << 25, content_type)
+    assert isinstance(problem, Problem)
+    assert problem.kind is kind
+    assert words in problem.detail
+    assert sum(told) <= most
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content"),
+    [
+        ("application/json", b'["' + b"x" * (1 << 23) + b'"]'),
+        (NPY, SMALL_NPY),
+        (NPY, npy(np.zeros((1, 1 << 11, 1 << 11), np.uint8))),
+        ("image/png", b"[" * (1 << 23)),
+    ],
+)
+def test_what_may_be_right_is_inflated(content_type: str, content: bytes) -> None:
+    assert inflate(zlib.compress(content), "deflate", 1 << 25, content_type)[0] == content
 
 
 @pytest.mark.parametrize(
