@@ -34,6 +34,7 @@ from codec.lossy import (
 )
 from codec.model import CodecModel
 from codec.payload import (
+    CLASSICAL_VERSION,
     CRC_BYTES,
     LARGEST_ERROR,
     MAGIC,
@@ -90,6 +91,10 @@ class Stream(NamedTuple):
     content: bytes
     is_classical: bool
     images: Images  # that come back
+
+    def crc(self, start: int) -> int:
+        """Return the CRC-32 of what `start` is that of, and the chunk."""
+        return crc(start, self.images, self.content if self.is_classical else b"")
 
 
 def is_learned(payload: bytes) -> bool:
@@ -184,10 +189,11 @@ def assembled(streams: Sequence[Stream], model: CodecModel | None, manner: Manne
         model = None
     channels, height, width = streams[0].images.shape[1:]
     count = sum(len(stream.images) for stream in streams)
-    head = MAGIC + _head(manner, model, (channels, height, width), count)
+    version = CLASSICAL_VERSION if any(stream.is_classical for stream in streams) else VERSION
+    head = MAGIC + _head(version, manner, model, (channels, height, width), count)
     lengths = b"".join(varint(2 * len(stream.content) + stream.is_classical) for stream in streams)
     start = zlib.crc32(head)
-    crcs = b"".join(crc(start, stream.images).to_bytes(CRC_BYTES, "big") for stream in streams)
+    crcs = b"".join(stream.crc(start).to_bytes(CRC_BYTES, "big") for stream in streams)
     contents = b"".join(stream.content for stream in streams)
     return head + (lengths if len(streams) > 1 else b"") + crcs + contents
 
@@ -303,14 +309,14 @@ def _shorter_fast(images: Images, stream: bytes) -> Stream:
     return Stream(stream, False, images)
 
 
-def _head(manner: Manner, model: CodecModel | None, shape: Shape, count: int) -> bytes:
+def _head(version: int, manner: Manner, model: CodecModel | None, shape: Shape, count: int) -> bytes:
     if model is None:
-        start = bytes([16 * VERSION + Kind.CLASSICAL, shape[0]])
+        start = bytes([16 * version + Kind.CLASSICAL, shape[0]])
         return start + varint(shape[1]) + varint(shape[2]) + varint(count)
     if manner.takes_a_rung:
-        start = bytes([16 * VERSION + Kind.LOSSY])
+        start = bytes([16 * version + Kind.LOSSY])
     elif manner.max_error == 0:
-        start = bytes([16 * VERSION + KINDS[manner.effort]])
+        start = bytes([16 * version + KINDS[manner.effort]])
     else:
-        start = bytes([16 * VERSION + NEAR_KINDS[manner.effort], manner.max_error])
+        start = bytes([16 * version + NEAR_KINDS[manner.effort], manner.max_error])
     return start + model.prefix + varint(count)

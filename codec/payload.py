@@ -25,7 +25,7 @@ from codec.model import DIGEST_BYTES, CodecModel
 from codec.rans import StreamError
 
 MAGIC = b"V\xc6"
-VERSION = 1
+VERSION, CLASSICAL_VERSION = 1, 2  # of payloads with classical streams, which had the first one before
 ARCHIVE = 15  # where a payload has its kind: see archive.py
 MAX_LEVELS = 1 << 28  # of a payload's images together
 CHUNK_LEVELS = 1 << 16  # of a chunk's images together, or one image
@@ -68,6 +68,7 @@ class Chunk:
     stream: bytes
     crc: int
     crc_of_head: int  # its beginning, which the chunks share
+    is_stream_summed: bool  # too, as not every bit of a WebP file makes a difference to its images
 
     def __len__(self) -> int:
         return self.count
@@ -112,8 +113,9 @@ def parsed(
     if reader.take(len(MAGIC)) != MAGIC:
         raise PayloadError("not a payload: it does not begin with 56 c6")
     version, kind = divmod(reader.take(1)[0], 16)
-    if version != VERSION:
-        raise PayloadError(f"version {version} is not known here, only version {VERSION}")
+    if version not in (VERSION, CLASSICAL_VERSION):
+        known = f"only {VERSION} and {CLASSICAL_VERSION}"
+        raise PayloadError(f"version {version} is not known here, {known}")
     if kind not in list(Kind):
         raise PayloadError(f"kind {kind} is not known here, only 0 … {max(Kind)}")
     model, max_error = None, 0
@@ -147,10 +149,12 @@ def parsed(
         raise PayloadError("a chunk is said to be learned, in a payload without a model")
     chunks = []
     for first, length, crc in zip(firsts, lengths, crcs, strict=True):
-        of_chunk = (Kind.CLASSICAL, None) if length % 2 else (Kind(kind), model)
+        is_classical = length % 2 == 1
+        of_chunk = (Kind.CLASSICAL, None) if is_classical else (Kind(kind), model)
         stream = reader.take(length // 2)
         images = min(size, count - first)
-        chunks.append(Chunk(first, images, shape, *of_chunk, max_error, stream, crc, crc_of_head))
+        is_summed = is_classical and version == CLASSICAL_VERSION
+        chunks.append(Chunk(first, images, shape, *of_chunk, max_error, stream, crc, crc_of_head, is_summed))
     reader.check_end()
     return Header(Kind(kind), model, shape, count, tuple(chunks))
 
@@ -214,7 +218,7 @@ def _checked(chunk: Chunk, images: Images | StreamError) -> Images | PayloadErro
     which = f"images {chunk.first} … {chunk.first + chunk.count - 1}"
     if isinstance(images, StreamError):
         return PayloadError(f"{which}: {images}")
-    if crc(chunk.crc_of_head, images) != chunk.crc:
+    if crc(chunk.crc_of_head, images, chunk.stream if chunk.is_stream_summed else b"") != chunk.crc:
         return PayloadError(f"{which}: damaged, their CRC-32 is not the payload's")
     return images
 
@@ -238,9 +242,9 @@ def times(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
-def crc(start: int, images: Images) -> int:
-    """Return the CRC-32 of what `start` is that of, and images."""
-    return zlib.crc32(images.transpose(0, 2, 3, 1).tobytes(), start)
+def crc(start: int, images: Images, stream: bytes = b"") -> int:
+    """Return the CRC-32 of what `start` is that of, images, and a stream."""
+    return zlib.crc32(stream, zlib.crc32(images.transpose(0, 2, 3, 1).tobytes(), start))
 
 
 def varint(number: int) -> bytes:

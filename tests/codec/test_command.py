@@ -144,7 +144,7 @@ def test_the_bundle_and_none_may_be_named(bundle: Path) -> None:
     assert command.main(["compress", "in.npy", "--to", "packed", "--model", str(bundle)]) == 0
     assert command.main(["info", "packed", "--model", str(bundle)]) == 0
     assert command.main(["compress", "in.npy", "--to", "plain", "--model", "none"]) == 0
-    assert Path("plain").read_bytes()[2] == 0x10
+    assert Path("plain").read_bytes()[2] == 0x20
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -189,27 +189,23 @@ def test_every_flipped_bit_is_an_error(codec: CodecModel, count: int, effort: Ef
 
 
 def check_flipped_bits(payload: bytes, tried: int) -> None:
-    """Flip about so many of a classical payload's bits, one by one: an error, or the very same images."""
-    images = decoded(payload)
+    """Flip about so many of a classical payload's bits, one by one: each is an error."""
     for bit in range(0, 8 * len(payload), 1 + len(payload) // tried):
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
-        try:
-            found = decoded(bytes(damaged))
-        except PayloadError:
-            continue
-        np.testing.assert_array_equal(found, images)  # some bits of a WebP say nothing
+        with pytest.raises(PayloadError):
+            decoded(bytes(damaged))
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 2), (1, 24), (3, 160)])
-def test_no_flipped_bit_of_a_classical_payload_gives_another_image(count: int, side: int) -> None:
+def test_every_flipped_bit_of_a_classical_payload_is_an_error(count: int, side: int) -> None:
     images = np.tile(pictures((1, 8, 8), 1), (count, 1, side // 8 + 1, side // 8 + 1))[..., :side, :side]
-    check_flipped_bits(compress(images, None), 100)
+    check_flipped_bits(compress(images, None), 4000)
 
 
 @pytest.mark.parametrize("quality", [0, 60])
-def test_no_flipped_bit_of_a_lossy_classical_payload_gives_another_image(quality: int) -> None:
-    check_flipped_bits(lossy_webp(noise(3, 3, 17, 20), quality), 200)
+def test_every_flipped_bit_of_a_lossy_classical_payload_is_an_error(quality: int) -> None:
+    check_flipped_bits(lossy_webp(noise(3, 3, 17, 20), quality), 4000)
 
 
 def test_a_lossy_classical_stream_is_of_colour_images_of_the_size_that_is_declared() -> None:
@@ -281,7 +277,7 @@ def test_random_bytes_are_an_error(data: bytes, kind: int, grey: CodecModel) -> 
     [
         (b"", "ends after 0 bytes, at least 2 expected"),
         (b"PK\x03\x04", "not a payload: it does not begin with 56 c6"),
-        (b"V\xc6\x21", "version 2 is not known here, only version 1"),
+        (b"V\xc6\x31", "version 3 is not known here, only 1 and 2"),
         (b"V\xc6\x1e", "kind 14 is not known here, only 0 … 5"),
         (b"V\xc6\x13\x00abcd", "the largest error is 0, outside 1 … 127"),
         (b"V\xc6\x14\x80abcd", "the largest error is 128, outside 1 … 127"),
