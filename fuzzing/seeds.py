@@ -226,7 +226,11 @@ def _inference() -> Iterator[bytes]:
 
 
 def _codings() -> Iterator[bytes]:
-    for data in (_golden("mnist")[0].tobytes(), b"{}", bytes(1 << 16), json.dumps(list(range(99))).encode()):
+    array = io.BytesIO()
+    np.save(array, _golden("mnist")[:2])
+    document = json.dumps({"images": [base64.b64encode(_file(_pictures()[0], "PNG")).decode()]}).encode()
+    plain = (b"{}", bytes(1 << 16), json.dumps(list(range(99))).encode())
+    for data in (_golden("mnist")[0].tobytes(), array.getvalue(), document, *plain):
         yield gzip.compress(data, mtime=0)
         yield zlib.compress(data, 9)
     yield gzip.compress(b"a", mtime=0) + gzip.compress(b"b", mtime=0)

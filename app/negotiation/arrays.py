@@ -48,7 +48,7 @@ def read_npy(body: bytes, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 class NpyPieces:
-    """An .npy file that comes in pieces, the header in the first: no more than that declares, or may be."""
+    """An .npy file that comes in pieces, its header in the first: no more than that declares, or may be."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -58,17 +58,25 @@ class NpyPieces:
     def check(self, piece: bytes) -> None:
         """Raise 413 where more is declared than `max_bytes`, 400 for more than that, and for no header."""
         if self._declared_bytes is None:
-            shape, _, dtype, offset = _usual_npy_header(piece) or _any_npy_header(piece)
-            self._declared_bytes = declared_bytes = offset + math.prod(shape) * dtype.itemsize
-            if declared_bytes > self._max_bytes:
-                declaration = f"shape {echo(shape)}, {echo(declared_bytes)} bytes with it"
-                detail = f"the .npy header declares {declaration}; the limit is {self._max_bytes}"
-                raise Problem(Kind.TOO_LARGE, detail, value=declared_bytes, limit=self._max_bytes)
+            if len(piece) < _NPY_HEADER_BYTES:  # all that comes
+                return
+            self._declared_bytes = self._declared(piece)
         self._bytes += len(piece)
         if self._bytes > self._declared_bytes:
             declaration = f"{echo(self._declared_bytes)} bytes with it"
             detail = f"the .npy header declares {declaration}; {self._bytes} or more come"
             raise Problem(Kind.MALFORMED, detail, value=self._bytes, limit=self._declared_bytes)
+
+    def _declared(self, piece: bytes) -> int:
+        shape, _, dtype, offset = _usual_npy_header(piece) or _any_npy_header(piece)
+        if dtype.hasobject:  # whose size it does not declare; read_npy says that it is another dtype
+            return self._max_bytes
+        declared_bytes = offset + math.prod(shape) * dtype.itemsize
+        if declared_bytes > self._max_bytes:
+            declaration = f"shape {echo(shape)}, {echo(declared_bytes)} bytes with it"
+            detail = f"the .npy header declares {declaration}; the limit is {self._max_bytes}"
+            raise Problem(Kind.TOO_LARGE, detail, value=declared_bytes, limit=self._max_bytes)
+        return declared_bytes
 
 
 def read_safetensors(body: bytes, name: str, dtype: np.dtype[Any]) -> np.ndarray:

@@ -72,18 +72,20 @@ async def read_body(request: Request, max_bytes: int, admit: Callable[[int], Non
     return body.getvalue()
 
 
-def check_of_pieces(content_type: str | None, max_bytes: int) -> Callable[[bytes], None]:
-    """Return what raises Problem at a body's piece, one after the other, where the whole would be refused.
+def check_of_pieces(
+    content_type: str | None, media_types: Sequence[str], max_bytes: int
+) -> Callable[[bytes], None]:
+    """Return what raises Problem at one of a body's pieces where the whole would be refused.
 
-    It spares the rest, of which there may be much where a body is coded.
+    It spares the rest, of which there may be much where a body is coded. The media types are those that are
+    parsed as what they say; the pieces of others are not looked at.
     """
-    match media.bare(content_type):
-        case media.JSON:
-            return JsonPieces().check
-        case media.NPY:
-            return NpyPieces(max_bytes).check
-        case _:
-            return lambda _: None
+    media_type = media.bare(content_type)
+    if media_type == media.JSON and media_type in media_types:
+        return JsonPieces().check
+    if media_type == media.NPY and media_type in media_types:
+        return NpyPieces(max_bytes).check
+    return lambda _: None
 
 
 def parse_images(

@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from app.direct import Endpoint, noted
 from app.errors import Kind, Problem, echo
-from app.inference import LENGTH_HEADER
 from app.negotiation import (
+    IMAGES_IN,
+    LATENTS_IN,
     Format,
     Limits,
     check_of_pieces,
@@ -121,7 +122,7 @@ async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Work
         return conform(parse_images(body, content_type, limits, only=only), shape, fit)
 
     service_of(request).batcher.check_room()
-    rows, deadline = await read(request, parse)
+    rows, deadline = await read(request, parse, IMAGES_IN)
     return Work(rows, deadline)
 
 
@@ -132,13 +133,14 @@ async def read_latents(request: Request, bundle: Bundle) -> Work:
         return parse_latents(body, content_type, bundle.config.latent_dim, limits)
 
     service_of(request).batcher.check_room()
-    rows, deadline = await read(request, parse)
+    rows, deadline = await read(request, parse, LATENTS_IN)
     return Work(rows, deadline)
 
 
-async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
+async def read(request: Request, parse: Parse[T], media_types: Sequence[str]) -> tuple[T, float]:
     """Read and parse a request's body, in a thread where it is large; return it and its deadline.
 
+    It is taken to be of its Content-Type, where that is among `media_types`, while it is inflated.
     The deadline (time.monotonic) of the answer is counted from the body's arrival.
     """
     service = service_of(request)
@@ -148,9 +150,7 @@ async def read(request: Request, parse: Parse[T]) -> tuple[T, float]:
         body = await _received(read_body(request, limits.body_bytes, admit), service)
         deadline = service.deadline()
         if coding is not None:
-            # Behind JSON whose length is told there are bytes that are none.
-            in_one = content_type if LENGTH_HEADER not in request.headers else None
-            check = check_of_pieces(in_one, limits.body_bytes)
+            check = check_of_pieces(content_type, media_types, limits.body_bytes)
             inflating = inflated(body, coding, limits.body_bytes, admit, check)
             body = await service.unless_departed(request, service.in_time(inflating, deadline))
         if len(body) <= QUICK.body_bytes:

@@ -14,6 +14,8 @@ from app.errors import Kind, Problem
 from app.negotiation import (
     COMPRESSED_FORMATS,
     IMAGE_FORMATS,
+    IMAGES_IN,
+    PAYLOADS_IN,
     Limits,
     as_one_array,
     compressed_answer,
@@ -87,7 +89,7 @@ async def compress(
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
 
-    images, deadline = await read(request, parse)
+    images, deadline = await read(request, parse, IMAGES_IN)
     if compare and images.size > MAX_COMPARED:
         detail = f"compare of {images.size} levels; the limit is {MAX_COMPARED}"
         raise Problem(Kind.INVALID, detail, value=images.size, limit=MAX_COMPARED)
@@ -126,7 +128,7 @@ async def decompress(
     def parse(body: bytes, content_type: str | None, limits: Limits) -> bytes:
         return parse_payload(body, content_type)
 
-    payload, deadline = await read(request, parse)
+    payload, deadline = await read(request, parse, PAYLOADS_IN)
     opened = await tasks.open_payload(service, payload, index, expected, deadline)
     check_sheet(opened.count, chosen)
     decoded = await tasks.decompress(service, request, opened, deadline)

@@ -23,7 +23,7 @@ from benchmarks.serving.workloads import npy_bytes
 from codec.chunk import verified
 from codec.encoding import compress
 from codec.model import FILE
-from codec.payload import ARCHIVE, MAGIC, VERSION, Kind
+from codec.payload import ARCHIVE, CLASSICAL_VERSION, MAGIC, VERSION, Kind
 from models.bundle import Bundle, bundle_path, load_bundle
 from models.images import encode_png
 
@@ -77,11 +77,12 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
     yield Bomb("safetensors of huge shape", "/encode", SAFETENSORS, declared_safetensors())
     yield Bomb("safetensors of a huge head", "/encode", SAFETENSORS, b"\xff" * 7 + b"\x7f{}")
     yield from of_other_routes()
-    for kind in (*Kind, ARCHIVE, max(Kind) + 1):  # the last is unknown
-        start = MAGIC + bytes([16 * VERSION + kind])
+    kinds = [(VERSION, kind) for kind in (*Kind, ARCHIVE, max(Kind) + 1)]  # the last is unknown
+    for version, kind in (*kinds, (CLASSICAL_VERSION, Kind.CLASSICAL)):
+        start = MAGIC + bytes([16 * version + kind])
         for size, counts in (("huge", b"\xff" * 8 + b"\x7f" * 40), ("large", b"\xff\xff\xff\xff\x0f" * 8)):
             for place, named in (("no", b""), ("the", prefix)):
-                name = f"payload of kind {kind}, {size} counts and {place} model"
+                name = f"payload of version {version}, kind {kind:d}, {size} counts and {place} model"
                 yield Bomb(name, "/decompress", PAYLOAD, start + named + counts)
 
 

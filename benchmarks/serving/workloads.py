@@ -16,7 +16,7 @@ from benchmarks.serving.material import Material
 from benchmarks.serving.processes import BenchmarkError
 from codec.chunk import verified
 from codec.model import FILE, CodecModel
-from codec.payload import decompress, parsed
+from codec.payload import PayloadError, decompress, parsed
 from models.bundle import bundle_path
 from models.images import encode_png
 
@@ -99,13 +99,17 @@ def read_images(answer: bytes) -> Arrays:
 
 
 def read_payload(answer: bytes) -> Arrays:
-    """Decompress a payload of a shipped bundle."""
-    for name in ("cifar10", "fashion-mnist", "mnist"):
-        codec = _codec(name)
-        if answer[3:7] == codec.prefix:
-            images = decompress(parsed(answer, {codec.prefix: codec}.get))
-            return {"images": images.transpose(0, 2, 3, 1)}
-    raise BenchmarkError(f"a payload of an unknown model; it begins with {answer[:8].hex()}")
+    """Decompress a payload, of a shipped bundle where it is of any."""
+    try:
+        images = decompress(parsed(answer, _codec_of))
+    except PayloadError as error:
+        raise BenchmarkError(f"not a payload of a shipped bundle: {error}") from error
+    return {"images": images.transpose(0, 2, 3, 1)}
+
+
+def _codec_of(prefix: bytes) -> CodecModel | None:
+    codecs = map(_codec, ("cifar10", "fashion-mnist", "mnist"))
+    return next((codec for codec in codecs if codec.prefix == prefix), None)
 
 
 @cache

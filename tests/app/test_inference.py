@@ -272,6 +272,13 @@ def test_tensors_behind_the_json_of_a_coded_body_are_not_taken_for_json(client: 
     assert response.status_code == 200, response.text
 
 
+def test_a_coded_body_is_read_whatever_its_type_says_as_one_that_is_not(client: httpx.Client) -> None:
+    body = b'{"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [2]}]}' + b" " * 4096
+    headers = {"Content-Type": NPY, "Content-Encoding": "gzip"}
+    coded = client.post("/v2/models/sample/infer", content=gzip.compress(body), headers=headers)
+    assert coded.status_code == 200, coded.text
+
+
 def test_the_other_routes_read_coded_bodies_too(client: httpx.Client, grey: Bundle) -> None:
     body = npy(pixels_of(grey, 2))
     plain = client.post("/encode", content=body, headers={"Content-Type": NPY})

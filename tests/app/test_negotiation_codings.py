@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from app.errors import Kind, Problem, answer
 from app.negotiation import (
+    IMAGES_IN,
     accepted_coding,
     check_of_pieces,
     content_coding,
@@ -34,7 +35,7 @@ def inflate(
     body: bytes, coding: str = "gzip", limit: int = LIMIT, content_type: str | None = None
 ) -> tuple[bytes | Problem, list[int]]:
     told: list[int] = []
-    check = check_of_pieces(content_type, limit)
+    check = check_of_pieces(content_type, IMAGES_IN, limit)
     try:
         return asyncio.run(inflated(body, coding, limit, told.append, check)), told
     except Problem as problem:
@@ -131,7 +132,10 @@ def test_what_would_be_refused_is_not_inflated_to_its_end(
         ("application/json", b'["' + b"x" * (1 << 23) + b'"]'),
         (NPY, SMALL_NPY),
         (NPY, npy(np.zeros((1, 1 << 11, 1 << 11), np.uint8))),
+        (NPY, SMALL_NPY[:100]),
+        (NPY, SMALL_NPY.replace(b"'|u1'", b"'|O' ") + bytes(1 << 20)),  # of objects, of any size
         ("image/png", b"[" * (1 << 23)),
+        ("text/plain", b"[" * (1 << 23)),
     ],
 )
 def test_what_may_be_right_is_inflated(content_type: str, content: bytes) -> None:

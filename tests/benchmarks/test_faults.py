@@ -220,14 +220,12 @@ def test_every_damaged_payload_is_refused_and_another_answer_is_found_wrong(
     assert len(whole.broken) == 3
 
 
-def test_of_a_webp_file_a_bit_may_be_harmless(service: Running, tmp_path: Path) -> None:
-    image = np.arange(30, dtype=np.uint8).reshape(1, 1, 5, 6)
+def test_every_damaged_bit_of_a_webp_file_is_refused(service: Running, tmp_path: Path) -> None:
+    image = np.arange(400, dtype=np.uint8).reshape(1, 1, 20, 20)
     made, port = compress(image, None), service.client.base_url.port
     assert port is not None
-    sent = image.transpose(0, 2, 3, 1)
-    assert damaged(Setup("", tmp_path), port, "WebP", made, sent, has_webp=True).broken == []
-    other = damaged(Setup("", tmp_path), port, "WebP", made, sent + np.uint8(1), has_webp=True)
-    assert other.broken == ["the payload without damage gives the images that were sent"]
+    assert len(made) < image.size  # so it is no plain one
+    assert damaged(Setup("", tmp_path), port, "WebP", made, image.transpose(0, 2, 3, 1)).broken == []
 
 
 def test_one_bit_is_flipped() -> None:

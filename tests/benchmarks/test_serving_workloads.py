@@ -95,8 +95,9 @@ def test_a_payload_is_decompressed_and_compared() -> None:
     COMPRESS_1.check(compress(images, codec), body, "ours")
     with pytest.raises(BenchmarkError, match="ours: images differs"):
         COMPRESS_1.check(compress(codec.golden.levels[1:2], codec), body, "ours")
-    with pytest.raises(BenchmarkError, match="a payload of an unknown model"):
-        read_payload(b"12345678")
+    COMPRESS_1.check(compress(images, None), body, "ours, of a bundle without a codec")
+    with pytest.raises(BenchmarkError, match="not a payload of a shipped bundle: made with model 31323334"):
+        read_payload(b"V\xc6\x111234" + bytes(9))
 
 
 def test_a_peer_may_answer_in_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,22 @@ def test_a_decoder_written_from_the_specification_reads_every_rung_of_the_ladder
     reference = Reference(codecs_folder / f"{kind}-{FILE}")
     np.testing.assert_array_equal(reference.decode(payload), levels)
     np.testing.assert_array_equal(decompress(parsed(payload, {model.prefix: model}.get)), levels)
+
+
+def test_classical_payloads_of_both_versions_are_what_the_specification_says() -> None:
+    image = pictures((1, 4, 5), 1)
+    levels = image.tobytes()
+    for version, summed in ((1, levels), (2, levels + levels)):  # as the stream is the levels themselves
+        head = b"\x56\xc6" + bytes([version * 16 + 0, 1, 4, 5, 1])
+        payload = head + zlib.crc32(head + summed).to_bytes(4, "big") + levels
+        np.testing.assert_array_equal(decompress(parsed(payload, {}.get)), image)
+    assert compress(image, None) == payload
+
+
+def test_the_sum_of_a_chunk_of_webp_goes_over_the_file_s_content_too() -> None:
+    image = np.zeros((1, 1, 30, 30), np.uint8)
+    payload = compress(image, None)
+    head, crc, stream = payload[:7], payload[7:11], payload[11:]
+    assert stream[0] == 0x2F
+    assert head == b"\x56\xc6\x20\x01\x1e\x1e\x01"
+    assert zlib.crc32(head + image.tobytes() + stream).to_bytes(4, "big") == crc
