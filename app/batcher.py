@@ -2,11 +2,11 @@
 
     submit ─► admission ─► a queue for each task ─► engine thread: take what waits, run, deliver ─► futures
 
-When the device is free it takes what is queued for the task whose turn it is, up to `max_batch` images
-(fewer of a task with several samples an image). Every job that waits gets an equal share of the batch, and
-what the small ones leave is taken in turns: a large job is split, and small ones never wait for the whole
-of it. A deep engine is given what waits when a batch starts, and the next when that batch has ended. One
-lock guards the queues; the event loop is woken once a batch.
+When the device is free it takes what is queued for the task whose turn it is, up to the images that the
+engine has room for (fewer of a task with several samples an image). Every job that waits gets an equal share
+of the batch, and what the small ones leave is taken in turns: a large job is split, and small ones never wait
+for the whole of it. A deep engine is given what waits when a batch starts, and the next when that batch has
+ended. One lock guards the queues; the event loop is woken once a batch.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ class Engine(Protocol):
     @property
     def depth(self) -> int:
         """Batches given to the device before the first is waited for."""
+
+    @property
+    def max_batch(self) -> int:
+        """Images of a batch, as a rule."""
+
+    def room(self, task: ModelTask) -> int:
+        """Return the images of a batch of a task at most."""
 
     def warm_up(self) -> None:
         """Get ready to launch."""
@@ -108,13 +115,11 @@ class Batcher:
         engine: Engine,
         metrics: QueueMetrics,
         *,
-        max_batch: int,
         max_queued_images: int,
         max_queued_bytes: int,
     ) -> None:
         self._engine, self._metrics = engine, metrics
-        self.max_batch, self._max_queued_images = max_batch, max_queued_images
-        self._max_queued_bytes = max_queued_bytes
+        self._max_queued_images, self._max_queued_bytes = max_queued_images, max_queued_bytes
         metrics.max_queued_images.set(max_queued_images)
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
@@ -137,6 +142,11 @@ class Batcher:
     def device(self) -> str:
         """What the engine runs on, in words."""
         return str(self._engine)
+
+    @property
+    def max_batch(self) -> int:
+        """Images of a batch, as a rule."""
+        return self._engine.max_batch
 
     @property
     def fault(self) -> BaseException | None:
@@ -295,7 +305,7 @@ class Batcher:
 
     def _form(self, task: ModelTask, jobs: deque[Job]) -> Batch | None:
         batch = Batch(task, started=time.monotonic())
-        room = max(1, self.max_batch // task.samples)
+        room = self._engine.room(task)
         share = max(1, room // len(jobs))
         while jobs and batch.images < room:
             job = jobs.popleft()

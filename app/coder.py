@@ -65,11 +65,11 @@ class Coder:
         self._codecs, self._metrics = codecs, metrics
         self._ids = {codec.prefix: name for name, codec in codecs.items()}
         largest = max((math.prod(codec.config.shape) for codec in codecs.values()), default=1)
-        self._engine = CodingEngine(codecs, threads)
+        max_batch = max(1, threads * CHUNK_LEVELS // largest)  # a chunk or so for each thread
+        self._engine = CodingEngine(codecs, threads, max_batch)
         self._batcher = Batcher(
             self._engine,
             metrics.of_queue("codec"),
-            max_batch=max(1, threads * CHUNK_LEVELS // largest),  # a chunk or so for each thread
             max_queued_images=settings.max_queued_images,
             max_queued_bytes=settings.max_queued_bytes,
         )

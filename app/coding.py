@@ -37,11 +37,16 @@ class CodingEngine:
 
     depth = 1
 
-    def __init__(self, codecs: Mapping[str, CodecModel], threads: int) -> None:
+    def __init__(self, codecs: Mapping[str, CodecModel], threads: int, max_batch: int) -> None:
         self._codecs, self._threads, self._workers = codecs, threads, workers(threads)
+        self.max_batch = max_batch
 
     def warm_up(self) -> None:
         """Do nothing: whoever loaded the codecs has coded their golden images."""
+
+    def room(self, task: ModelTask) -> int:
+        """Return the images of a batch at most."""
+        return self.max_batch
 
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
         """Start coding the chunks of `parts`."""

@@ -88,6 +88,10 @@ class CudaEngine:
     def __str__(self) -> str:
         return f"{self._device}, {torch.cuda.get_device_name(self._device)}, {self._precision}"
 
+    def room(self, task: ModelTask) -> int:
+        """Return the images of a batch of a task at most."""
+        return max(1, self.max_batch // task.samples)
+
     def warm_up(self) -> None:
         """Move the models to the device and capture their graphs; call it in the thread that will launch."""
         torch.cuda.set_device(self._device)

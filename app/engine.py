@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -19,6 +21,11 @@ from models.bundle import Bundle
 from models.vae import VAE
 
 CPU_BATCH, CUDA_BATCH = 32, 256  # images: more leave a core's cache, or keep a GPU no busier
+# For small networks, of whose images some are computed in the time that a batch takes to be handed over.
+LARGER_BATCHES = (64, 128, 256)
+LARGER_SECONDS = 0.01  # at most, as a small request waits for a batch of what came before it
+LEAST_RATE = 0.9  # of the most images a second
+TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,12 @@ class CpuEngine:
         self,
         bundles: list[Bundle],
         threads: int | None,
-        max_batch: int = CPU_BATCH,
+        max_batch: int | None = None,
         precision: Precision = "float32",
     ) -> None:
-        self.max_batch = max_batch
+        self.max_batch = max_batch or CPU_BATCH
+        self._chooses_batches = max_batch is None
+        self._batches: dict[tuple[str, Operation], int] = {}  # where another is better
         self._precision = precision
         # Channels last, which is faster at any batch; the last bits of an answer differ from the model's own.
         self._models = {bundle.id: deepcopy(bundle.model) for bundle in bundles}
@@ -67,6 +76,33 @@ class CpuEngine:
             for operation in (*GRAPHABLE, Operation.SCORE):
                 for count in (1, 2, self.max_batch):
                     self.launch(ModelTask(name, operation), [example_rows(model, operation, count)])
+            if self._chooses_batches:
+                for operation in GRAPHABLE:
+                    self._batches[name, operation] = self._best_batch(ModelTask(name, operation))
+
+    def room(self, task: ModelTask) -> int:
+        """Return the images of a batch of a task at most."""
+        return max(1, self._batches.get((task.model, task.operation), self.max_batch) // task.samples)
+
+    def _best_batch(self, task: ModelTask) -> int:
+        seconds = {CPU_BATCH: self._seconds_of(task, CPU_BATCH)}
+        for count in LARGER_BATCHES:
+            if seconds[count // 2] > LARGER_SECONDS / 2:
+                break
+            seconds[count] = self._seconds_of(task, count)
+        return best_batch(seconds)
+
+    def _seconds_of(self, task: ModelTask, count: int) -> float:
+        """Return the seconds of a batch: the least of some, or of one that is too slow."""
+        rows = example_rows(self._models[task.model], task.operation, count)
+        seconds = math.inf
+        for _ in range(TRIALS):
+            started = time.perf_counter()
+            self.launch(task, [rows])
+            seconds = min(seconds, time.perf_counter() - started)
+            if seconds > LARGER_SECONDS:
+                break
+        return seconds
 
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
         """Compute the concatenated rows of `parts`."""
@@ -94,6 +130,17 @@ class CpuEngine:
     def memory(self) -> None:
         """Return None: a CPU's memory is the process's."""
         return None
+
+
+def best_batch(seconds: Mapping[int, float]) -> int:
+    """Return the most images whose batch takes no long time, and hardly more for an image than others.
+
+    `seconds` are those of batches of each size, the smallest one first, which is taken where none is better.
+    """
+    rates = {count: count / spent for count, spent in seconds.items()}
+    least_rate = LEAST_RATE * max(rates.values())
+    good = [n for n, spent in seconds.items() if spent <= LARGER_SECONDS and rates[n] >= least_rate]
+    return max(good, default=min(seconds))
 
 
 class _Operation(nn.Module):
@@ -126,7 +173,7 @@ def build_engine(bundles: list[Bundle], settings: Settings) -> CpuEngine | CudaE
     if settings.device == "cpu" or (settings.device == "auto" and not has_cuda):
         if settings.precision == "tf32":
             raise ValueError("VAE_PRECISION=tf32 needs CUDA, and the device is the CPU")
-        return CpuEngine(bundles, settings.threads, settings.max_batch or CPU_BATCH, settings.precision)
+        return CpuEngine(bundles, settings.threads, settings.max_batch, settings.precision)
     device = torch.device("cuda" if settings.device == "auto" else settings.device)
     if not has_cuda or (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"VAE_DEVICE={settings.device}: there are {torch.cuda.device_count()} CUDA devices")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import secrets
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 _GIVEN_ID = re.compile(rb"[!-~]{1,128}")  # no spaces or controls, which a log's reader could mistake
 _FIELDS = {"levelname": "level", "name": "logger"}
 _PROPAGATOR = TraceContextTextMapPropagator()
+# Seeded once: the system gives random bytes without the interpreter's lock, which takes long to come back.
+_random = random.Random(secrets.randbits(256))
 
 
 class Names(NamedTuple):
@@ -62,7 +65,7 @@ def name_request(headers: Headers) -> Names:
         elif name == b"traceparent":
             traceparent = value
     if not _GIVEN_ID.fullmatch(request_id):
-        request_id = secrets.token_hex(8).encode()
+        request_id = b"%016x" % _random.getrandbits(64)
     span = trace.get_current_span().get_span_context()
     names = Names(request_id.decode(), span if span.is_valid else _within(traceparent))
     _current.set(names)
@@ -76,7 +79,7 @@ def _within(traceparent: bytes) -> SpanContext | None:
     caller = trace.get_current_span(context).get_span_context()
     if not caller.is_valid:
         return None
-    span_id = secrets.randbits(63) + 1
+    span_id = _random.getrandbits(63) + 1
     return SpanContext(caller.trace_id, span_id, is_remote=False, trace_flags=TraceFlags(caller.trace_flags))
 
 

@@ -243,7 +243,6 @@ def new_batcher(engine: CpuEngine | CudaEngine, settings: Settings, metrics: Met
     return Batcher(
         engine,
         metrics.of_queue("vae"),
-        max_batch=engine.max_batch,
         max_queued_images=settings.max_queued_images,
         max_queued_bytes=settings.max_queued_bytes,
     )

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=65536,
-        description="images in one batch on the device; 32 on a CPU and 256 on a GPU by default",
+        description="images of a batch; 256 on a GPU by default, 32 on a CPU, or more where that is faster",
     )
     max_queued_images: int = Field(
         default=8192, ge=1, description="images that may wait; more is answered 429"

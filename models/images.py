@@ -183,7 +183,8 @@ def _pixels(image: Image.Image, keep_alpha: bool) -> Picture:
         colour, alpha = layers[..., :-1], layers[..., -1:]
         on_black: np.ndarray = (colour.astype(np.uint16) * alpha + 127) // 255
         return on_black.astype(np.uint8)
-    pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
+    mode = "L" if is_grey else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels[..., None] if is_grey else pixels
 
 

@@ -121,7 +121,8 @@ def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.
     """
     if isinstance(images, np.ndarray) and images.shape[1:3] == shape[1:]:
         return convert_channels(images, shape[0])
-    return np.stack([_conform_one(index, image, shape, fit) for index, image in enumerate(images)])
+    fitted = [_conform_one(index, image, shape, fit) for index, image in enumerate(images)]
+    return fitted[0][None] if len(fitted) == 1 else np.stack(fitted)
 
 
 def as_one_array(images: Images) -> np.ndarray:

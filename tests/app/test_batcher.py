@@ -24,8 +24,8 @@ VAE = {"queue": "vae"}
 class Stepped:
     """An engine whose batches end when the test says so; its output is its input plus one."""
 
-    def __init__(self, depth: int = 1) -> None:
-        self.depth = depth
+    def __init__(self, depth: int = 1, max_batch: int = 8) -> None:
+        self.depth, self.max_batch = depth, max_batch
         self.batches: list[tuple[ModelTask, list[int]]] = []
         self.launched: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.steps = threading.Semaphore(0)
@@ -45,6 +45,9 @@ class Stepped:
         self.batches.append((task, [len(part) for part in parts]))
         self.launched.put(len(self.batches))
         return Held(self, np.concatenate(parts))
+
+    def room(self, task: ModelTask) -> int:
+        return max(1, self.max_batch // task.samples)
 
     def is_lost(self) -> bool:
         return self.lost
@@ -67,10 +70,10 @@ class Held:
 class Driver:
     """A batcher with its stepped engine."""
 
-    def __init__(self, depth: int = 1, **limits: int) -> None:
-        self.engine = Stepped(depth)
+    def __init__(self, depth: int = 1, max_batch: int = 8, **limits: int) -> None:
+        self.engine = Stepped(depth, max_batch)
         self.metrics = Metrics()
-        values = {"max_batch": 8, "max_queued_images": 100, "max_queued_bytes": 10_000, **limits}
+        values = {"max_queued_images": 100, "max_queued_bytes": 10_000, **limits}
         self.batcher = Batcher(self.engine, self.metrics.of_queue("vae"), **values)
 
     def submit(

@@ -53,6 +53,7 @@ class Recording:
     """An engine that computes, or fails, when it is told to; it gives back what it was given."""
 
     depth: int
+    max_batch: int = MAX_BATCH
     batches: list[tuple[ModelTask, list[np.ndarray]]] = field(default_factory=list)
     are_sound: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
 
@@ -61,6 +62,9 @@ class Recording:
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Launched:
         self.batches.append((task, parts))
         return Launched(self, np.concatenate(parts))
+
+    def room(self, task: ModelTask) -> int:
+        return max(1, self.max_batch // task.samples)
 
     def is_lost(self) -> bool:
         return False
@@ -90,7 +94,7 @@ class Story:
     rows: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"max_batch": MAX_BATCH, "max_queued_images": MAX_IMAGES, "max_queued_bytes": MAX_BYTES}
+        limits = {"max_queued_images": MAX_IMAGES, "max_queued_bytes": MAX_BYTES}
         self.batcher = Batcher(self.engine, self.metrics.of_queue("vae"), **limits)
 
     def submit(self, method: str, task: int, count: int, seconds: float) -> None:

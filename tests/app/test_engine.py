@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from app.cuda import CudaEngine
-from app.engine import CpuEngine, build_engine
+from app.engine import CPU_BATCH, CpuEngine, best_batch, build_engine
 from app.operations import GRAPHABLE, SCORE_SEED, SCORES, ModelTask, Operation, example_rows
 from app.settings import Settings
 from models.bundle import Bundle
@@ -175,3 +175,49 @@ def test_a_device_that_is_not_there_is_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=message):
         build_engine([grey], settings)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({32: 0.008}, 32),
+        ({32: 0.002, 64: 0.003, 128: 0.006, 256: 0.011}, 128),  # the largest within the time
+        ({32: 0.002, 64: 0.0039, 128: 0.0095}, 64),  # which takes more time for an image
+        ({32: 0.03}, 32),
+    ],
+)
+def test_a_batch_is_as_large_as_is_quick(seconds: dict[int, float], best: int) -> None:
+    assert best_batch(seconds) == best
+
+
+def test_batches_of_small_networks_are_larger_where_that_is_faster(
+    grey: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def seconds_of(self: CpuEngine, task: ModelTask, count: int) -> float:
+        asked.append(count)
+        return count * (5e-5 if task.operation is Operation.ENCODE else 2e-4)
+
+    monkeypatch.setattr(CpuEngine, "_seconds_of", seconds_of)
+    engine = CpuEngine([grey], threads=1)
+    engine.warm_up()
+    rooms = [engine.room(ModelTask("grey", operation)) for operation in Operation if operation in GRAPHABLE]
+    assert rooms == [128, 32, 32]
+    assert engine.room(ModelTask("grey", Operation.SCORE, samples=5)) == CPU_BATCH // 5
+    assert sorted(set(asked)) == [32, 64, 128]  # no more, as twice what is too slow is too slow
+    given = CpuEngine([grey], threads=1, max_batch=8)
+    given.warm_up()
+    assert given.room(ModelTask("grey", Operation.ENCODE)) == given.max_batch == 8
+
+
+def test_the_time_of_a_batch_is_the_least_of_some(grey: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = CpuEngine([grey], threads=1, max_batch=8)
+    engine.warm_up()
+    launched: list[int] = []
+    monkeypatch.setattr(engine, "launch", lambda task, parts: launched.append(len(parts[0])))
+    assert 0 < engine._seconds_of(ModelTask("grey", Operation.ENCODE), 16) < 1
+    assert launched == [16, 16, 16]
+    monkeypatch.setattr("app.engine.LARGER_SECONDS", 0)
+    engine._seconds_of(ModelTask("grey", Operation.ENCODE), 64)
+    assert launched[3:] == [64]
