@@ -17,7 +17,7 @@ import termios
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import httptools
 from prometheus_client import Counter
@@ -30,6 +30,7 @@ PIECE_BYTES = 8 << 10  # parsed at once: some hundreds of requests at most
 READ_BYTES = 64 << 10  # of an answer, or the rest of it, in the time that a client has to read
 READING_LOOKS = 4  # in that time
 LINGER_SECONDS = 1.0  # for a last request, when the server stops
+_INTERIM = b"HTTP/1.1 100 "  # after which the answer is yet to begin
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 _TOO_SLOW = b"408 Request Timeout"
 _LAST_HEADERS = b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -50,6 +51,36 @@ def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
     return parser
 
 
+class JoinedWrites:
+    """What an answer is written to: its head goes with the first of its body, in one call of the system."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+        self._has_begun = False
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Hold an answer's head back, and write all else."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+        elif self._has_begun or data.startswith(_INTERIM):
+            self._transport.write(data)
+        else:
+            self._head, self._has_begun = data, True
+
+    def flush(self) -> None:
+        """Write a head that no body follows."""
+        if self._head is not None:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        self.flush()
+        self._transport.close()
+
+
 class PromptProtocol(HttpToolsProtocol):
     """Closes connections whose clients are too slow, and counts them by cause."""
 
@@ -67,6 +98,7 @@ class PromptProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_amid_head = False
         self._is_leaving = False
+        self._writes: JoinedWrites  # of the answer that is being given
         self._running: RequestResponseCycle | None = None  # now; `cycle` is of the request that came last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -146,6 +178,8 @@ class PromptProtocol(HttpToolsProtocol):
         )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._writes = JoinedWrites(self.transport)
+        cycle.transport = cast(asyncio.Transport, self._writes)
         super()._start_asgi_task(cycle, app)
         self._running = cycle
         self._note_reading()
@@ -183,6 +217,7 @@ class PromptProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Note that the answer is sent, and turn to what came after its request."""
+        self._writes.flush()
         is_waited_for = bool(self.pipeline)
         super().on_response_complete()
         if is_waited_for:

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from app.protocol import MAX_HEAD_BYTES, PIECE_BYTES, READ_BYTES, Patience, PromptProtocol
+from app.protocol import MAX_HEAD_BYTES, PIECE_BYTES, READ_BYTES, JoinedWrites, Patience, PromptProtocol
 from app.server import Server
 from tests.app.test_routes import npy
 from tests.app.test_server import gate  # noqa: F401
@@ -469,6 +469,71 @@ def test_a_connection_that_is_closing_is_not_given_up_as_well(clock: Clock, prot
     clock.wait(20)
     assert clock.is_aborted
     assert [protocol._closed.labels(cause)._value.get() for cause in ("head", "reading")] == [0, 1]
+
+
+class Written:
+    """A transport that notes what is written to it, each time."""
+
+    def __init__(self) -> None:
+        self.times: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.times.append(data)
+
+    def writelines(self, parts: Sequence[bytes]) -> None:
+        self.times.append(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return self.times[-1:] == [b"closed"]
+
+    def close(self) -> None:
+        self.times.append(b"closed")
+
+
+@pytest.mark.parametrize(
+    ("parts", "times"),
+    [
+        ([b"head", b"body"], [b"headbody"]),
+        ([b"head", b"", b"body", b"more"], [b"head", b"body", b"more"]),
+        ([b"HTTP/1.1 100 Continue", b"head", b"body"], [b"HTTP/1.1 100 Continue", b"headbody"]),
+        ([b"head"], [b"head"]),
+        ([], []),
+    ],
+)
+def test_the_head_of_an_answer_is_written_with_its_body(parts: list[bytes], times: list[bytes]) -> None:
+    transport = Written()
+    joined = JoinedWrites(cast(asyncio.Transport, transport))
+    for part in parts:
+        joined.write(part)
+    assert not joined.is_closing()
+    joined.flush()
+    assert transport.times == times
+    joined.close()
+    assert transport.times == [*times, b"closed"]
+    assert joined.is_closing()
+
+
+def test_a_head_without_a_body_is_answered_and_the_next_request_too(hasty: Running) -> None:
+    ask = b"%s /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: %s\r\n\r\n"
+    with connected(hasty) as connection:
+        connection.sendall(ask % (b"HEAD", b"keep-alive"))
+        first = connection.recv(1 << 16)
+        assert first.startswith(b"HTTP/1.1 405 ")
+        assert first.endswith(b"\r\n\r\n")
+        connection.sendall(ask % (b"GET", b"close"))
+        second = rest(connection)
+    assert second.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert second.endswith(b'\r\n\r\n{"status":"live"}')
+
+
+def test_a_client_that_waits_to_be_told_to_go_on_is(hasty: Running) -> None:
+    body = npy(np.zeros((1, 8, 8), np.uint8))
+    with connected(hasty) as connection:
+        length = b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
+        connection.sendall(HEAD + length + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert rest(connection).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def stopping(server: Running) -> None:
