@@ -71,8 +71,8 @@ class JoinedWrites:
             self._head, self._has_begun = data, True
 
     def flush(self) -> None:
-        """Write a head that no body follows."""
-        if self._head is not None:
+        """Write a head that no body follows, where the connection is still there."""
+        if self._head is not None and not self.is_closing():
             self.write(b"")
 
     def close(self) -> None:

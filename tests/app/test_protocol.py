@@ -513,6 +513,15 @@ def test_the_head_of_an_answer_is_written_with_its_body(parts: list[bytes], time
     assert joined.is_closing()
 
 
+def test_the_head_of_an_answer_is_not_written_to_a_connection_that_has_gone() -> None:
+    transport = Written()
+    joined = JoinedWrites(cast(asyncio.Transport, transport))
+    joined.write(b"head")
+    transport.close()
+    joined.close()
+    assert transport.times == [b"closed", b"closed"]
+
+
 def test_a_head_without_a_body_is_answered_and_the_next_request_too(hasty: Running) -> None:
     ask = b"%s /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: %s\r\n\r\n"
     with connected(hasty) as connection:
