@@ -63,14 +63,14 @@ def choose_format(accept: str | None, override: str | None, offered: Sequence[Fo
     return chosen
 
 
-def bare(content_type: str | None) -> str:
+def without_parameters(content_type: str | None) -> str:
     """Return a Content-Type without its parameters, in small letters; nothing of none."""
     return (content_type or "").partition(";")[0].strip().lower()
 
 
 def media_type_of(content_type: str | None, supported: Sequence[str]) -> str:
     """Return a Content-Type without its parameters; raises 415 unless it is one of `supported`."""
-    media_type = bare(content_type)
+    media_type = without_parameters(content_type)
     if media_type not in supported:
         named = f"Content-Type is {echo(content_type)}" if content_type else "the request has no Content-Type"
         listed = ", ".join(supported)

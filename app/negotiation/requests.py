@@ -80,10 +80,10 @@ def check_of_pieces(
     It spares the rest, of which there may be much where a body is coded. The media types are those that are
     parsed as what they say; the pieces of others are not looked at.
     """
-    media_type = media.bare(content_type)
-    if media_type == media.JSON and media_type in media_types:
+    media_type = media.without_parameters(content_type)
+    if media_type in media_types and media_type == media.JSON:
         return JsonPieces().check
-    if media_type == media.NPY and media_type in media_types:
+    if media_type in media_types and media_type == media.NPY:
         return NpyPieces(max_bytes).check
     return lambda _: None
 

@@ -129,8 +129,8 @@ async def infer(request: Request, model: InferenceModel) -> Response:
         check_form(content_type, header_length)
         return model.parsed(body, header_length, limits)
 
-    is_one = header_length is None  # a document, with no tensors behind it
-    (inference, parameters, given), deadline = await read(request, parse, (JSON,) if is_one else ())
+    media_types = (JSON,) if header_length is None else ()  # as what is behind a header is no JSON
+    (inference, parameters, given), deadline = await read(request, parse, media_types)
     if inference.timeout_seconds is not None:
         deadline = min(deadline, time.monotonic() + inference.timeout_seconds)
     outcome = await model.call.run(Asked(service, request, model.bundle, given, parameters, deadline))
