@@ -210,21 +210,24 @@ class Batcher:
         return refusal
 
     async def _answered(self, job: Job) -> Answer:
+        expiry = self._loop.call_later(max(0.0, job.deadline - time.monotonic()), self._expire, job)
         try:
-            async with asyncio.timeout(max(0.0, job.deadline - time.monotonic())):
-                return await job.future
-        except TimeoutError:
-            self._drop(job, "deadline")
-            self._room.set()
-            waited = time.monotonic() - job.created
-            detail = (
-                f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
-            )
-            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3)) from None
+            return await job.future
         except asyncio.CancelledError:
             self._drop(job, "disconnected")
             self._room.set()
             raise
+        finally:
+            expiry.cancel()
+
+    def _expire(self, job: Job) -> None:
+        if job.future.done():
+            return
+        self._drop(job, "deadline")
+        self._room.set()
+        waited = time.monotonic() - job.created
+        detail = f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
+        job.future.set_exception(Problem(Kind.DEADLINE, detail, value=round(waited, 3)))
 
     def _admit(self, job: Job) -> Problem | None:
         """Queue a job, or return why there is no room for it; an empty queue has room for any."""

@@ -38,9 +38,9 @@ from app.service import (
     CLOSE_SECONDS,
     EXPECTED,
     digests_of,
-    freeze_what_is_loaded,
     load_bundles,
     new_batcher,
+    tune_interpreter,
 )
 from app.settings import Settings
 
@@ -209,7 +209,7 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     except Exception as error:
         log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
         return CANNOT_START
-    freeze_what_is_loaded()
+    tune_interpreter()
     path = engine_socket(folder)
     path.unlink(missing_ok=True)  # of an engine before this one
     server = EngineServer(batcher, digests_of(bundles))

@@ -189,17 +189,13 @@ class PromptProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._stage, self._is_amid_head = "head", True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header, and nothing of what follows a body."""
-        if self._stage == "head":
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Note that the head is there."""
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
         self._stage, self._head_bytes, self._is_amid_head = "body", 0, False
+        self.headers = []  # for what follows the body, which nobody reads
         if self._is_leaving:
             self._make_last()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_b
 T = TypeVar("T")
 log = logging.getLogger("vaeserve")
 EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it all
+SWITCH_SECONDS = 0.0005
 WATCH_AFTER_SECONDS = 0.02  # most answers are there before
 ENGINE_OPERATIONS = (*GRAPHABLE, Operation.SCORE)
 CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
@@ -137,7 +139,7 @@ class Service:
             digest, kind = f"sha256:{bundle.digest}", device.partition(",")[0]
             self.metrics.show_model(id, digest, kind, self.settings.precision)
         self.metrics.load_seconds.set(time.monotonic() - started)
-        freeze_what_is_loaded()
+        tune_interpreter()
         if self._state == "loading":  # and not told to stop meanwhile
             self._enter("ready")
         log.info("ready in %.2f s: %s on %s", time.monotonic() - started, ", ".join(bundles), self.device)
@@ -232,10 +234,15 @@ class Service:
         return time.monotonic() + self.settings.deadline_seconds
 
 
-def freeze_what_is_loaded() -> None:
-    """Have no garbage looked for in what is loaded, which would stop the process for a tenth of a second."""
+def tune_interpreter() -> None:
+    """Keep the event loop and the engine's thread from waiting for each other; call it once all is loaded.
+
+    No garbage is looked for in what is loaded, which would stop the process for a tenth of a second. A thread
+    that wants the interpreter's lock waits for SWITCH_SECONDS at most, as the engine's does at every batch.
+    """
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def new_batcher(engine: CpuEngine | CudaEngine, settings: Settings, metrics: Metrics) -> Batcher:

@@ -238,6 +238,15 @@ async def test_a_deadline_answers_the_request_and_frees_its_place(driver: Driver
     assert [sizes for _, sizes in driver.engine.batches] == [[1], [1]]
 
 
+async def test_an_answer_in_the_turn_of_its_deadline_is_given(driver: Driver) -> None:
+    answer = driver.submit(1, seconds=1.0)
+    await driver.launches()
+    driver.step()
+    time.sleep(1.1)  # so that the loop finds the batch ended and the deadline passed, both at once
+    assert len((await answer).arrays[0]) == 1
+    assert driver.dropped("deadline") == 0
+
+
 async def test_a_departed_client_is_not_computed(driver: Driver) -> None:
     running = driver.submit(1)
     await driver.launches()
