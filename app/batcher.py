@@ -82,7 +82,7 @@ class Job:
     task: ModelTask
     rows: np.ndarray
     deadline: float  # on the time.monotonic clock
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[Answer | None]  # None once the deadline has passed
     created: float = field(default_factory=time.monotonic)
     taken: int = 0  # rows already in a batch
     started: float = 0.0  # when the device turned to its first batch
@@ -212,22 +212,28 @@ class Batcher:
     async def _answered(self, job: Job) -> Answer:
         expiry = self._loop.call_later(max(0.0, job.deadline - time.monotonic()), self._expire, job)
         try:
-            return await job.future
+            answer = await job.future
         except asyncio.CancelledError:
             self._drop(job, "disconnected")
             self._room.set()
             raise
         finally:
             expiry.cancel()
+        if answer is None:
+            waited = time.monotonic() - job.created
+            detail = (
+                f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
+            )
+            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3))
+        return answer
 
     def _expire(self, job: Job) -> None:
-        if job.future.done():
-            return
-        self._drop(job, "deadline")
-        self._room.set()
-        waited = time.monotonic() - job.created
-        detail = f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
-        job.future.set_exception(Problem(Kind.DEADLINE, detail, value=round(waited, 3)))
+        if not job.future.done():
+            self._drop(job, "deadline")
+            self._room.set()
+            # No exception: the job has the future, whose exception would have the rows, by its traceback's
+            # frames, until garbage is looked for.
+            job.future.set_result(None)
 
     def _admit(self, job: Job) -> Problem | None:
         """Queue a job, or return why there is no room for it; an empty queue has room for any."""

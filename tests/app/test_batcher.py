@@ -1,9 +1,11 @@
 """The batcher driven by an engine that computes when told to."""
 
 import asyncio
+import gc
 import queue
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -236,6 +238,25 @@ async def test_a_deadline_answers_the_request_and_frees_its_place(driver: Driver
     await running
     await driver.submit(1)
     assert [sizes for _, sizes in driver.engine.batches] == [[1], [1]]
+
+
+async def test_the_rows_of_a_request_that_is_late_are_let_go_of_at_once(driver: Driver) -> None:
+    async def ask() -> weakref.ref[np.ndarray]:
+        rows = np.zeros((4, 1), np.float32)
+        with pytest.raises(Problem, match="no answer within"):
+            await driver.batcher.submit(ENCODE, rows, time.monotonic())
+        return weakref.ref(rows)
+
+    running = driver.submit(1)
+    await driver.launches()
+    gc.disable()
+    try:
+        kept = await ask()
+        assert kept() is None
+    finally:
+        gc.enable()
+    driver.step()
+    await running
 
 
 async def test_an_answer_in_the_turn_of_its_deadline_is_given(driver: Driver) -> None:
