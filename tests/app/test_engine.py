@@ -72,6 +72,14 @@ def test_parts_are_one_batch(engine: CpuEngine, grey: Bundle) -> None:
     np.testing.assert_array_equal(parts[0], engine.launch(task, [pixels]).result()[0])
 
 
+def test_parts_may_lie_in_memory_as_they_like(engine: CpuEngine, grey: Bundle) -> None:
+    pixels = images(grey, 9)
+    task = ModelTask("grey", Operation.ENCODE)
+    parts = engine.launch(task, [pixels[::2], np.asfortranarray(pixels[:2])]).result()
+    together = engine.launch(task, [np.concatenate([pixels[::2], pixels[:2]])]).result()
+    np.testing.assert_array_equal(parts[0], together[0])
+
+
 def test_read_only_rows_are_taken(engine: CpuEngine, grey: Bundle) -> None:
     pixels = images(grey, 2)
     pixels.flags.writeable = False
