@@ -1,4 +1,4 @@
-"""Requests in, batches out, without a timer.
+"""Requests in, batches out, without a timer for batches.
 
     submit ─► admission ─► a queue for each task ─► engine thread: take what waits, run, deliver ─► futures
 
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -210,7 +211,9 @@ class Batcher:
         return refusal
 
     async def _answered(self, job: Job) -> Answer:
-        expiry = self._loop.call_later(max(0.0, job.deadline - time.monotonic()), self._expire, job)
+        # Once what is ready has run: uvloop's timers come before it, also before an answer that is there.
+        expire = partial(self._loop.call_soon, self._expire, job)
+        expiry = self._loop.call_later(max(0.0, job.deadline - time.monotonic()), expire)
         try:
             answer = await job.future
         except asyncio.CancelledError:
@@ -231,8 +234,8 @@ class Batcher:
         if not job.future.done():
             self._drop(job, "deadline")
             self._room.set()
-            # No exception: the job has the future, whose exception would have the rows, by its traceback's
-            # frames, until garbage is looked for.
+            # No exception: the job, which waits in the queue as yet, has the future, whose exception would
+            # have the rows by its traceback's frames.
             job.future.set_result(None)
 
     def _admit(self, job: Job) -> Problem | None:

@@ -27,6 +27,7 @@ LARGER_BATCHES = (64, 128, 256)
 LARGER_SECONDS = 0.01  # at most, as a small request waits for a batch of what came before it
 LEAST_RATE = 0.9  # of the most images a second
 TRIALS = 3
+MAX_JOINED_BYTES = 1 << 20  # in one go, which takes a tenth of a millisecond
 log = logging.getLogger("vaeserve")
 
 
@@ -114,7 +115,7 @@ class CpuEngine:
         """Compute the concatenated rows of `parts`."""
         # What is read-only is a view of a request's body, which torch would warn of.
         is_ready = len(parts) == 1 and parts[0].flags.writeable
-        rows = parts[0] if is_ready else joined(parts)
+        rows = parts[0] if is_ready else joined_rows(parts)
         inputs, graph = torch.from_numpy(rows), self._graphs.get(task)
         with torch.inference_mode():
             outputs = graph(inputs) if graph else self._run(task, inputs)
@@ -138,11 +139,14 @@ class CpuEngine:
         return None
 
 
-def joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Return a copy of the rows of `parts`, made without letting go of the interpreter's lock.
+def joined_rows(parts: list[np.ndarray]) -> np.ndarray:
+    """Return a copy of the rows of `parts`, which are of one dtype and row shape.
 
-    NumPy lets go of it at every part, and each time waits to have it back.
+    NumPy lets go of the interpreter's lock at every part, and each time waits to have it back: several parts
+    are joined without that, unless there are so many bytes that others had better not wait for them.
     """
+    if len(parts) == 1 or sum(part.nbytes for part in parts) > MAX_JOINED_BYTES:
+        return np.concatenate(parts)
     rows = bytearray().join(np.ascontiguousarray(part).data for part in parts)
     return np.frombuffer(rows, parts[0].dtype).reshape(-1, *parts[0].shape[1:])
 

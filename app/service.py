@@ -238,7 +238,7 @@ def tune_interpreter() -> None:
     """Keep the event loop and the engine's thread from waiting for each other; call it once all is loaded.
 
     No garbage is looked for in what is loaded, which would stop the process for a tenth of a second. A thread
-    that wants the interpreter's lock waits for SWITCH_SECONDS at most, as the engine's does at every batch.
+    that wants the interpreter's lock, as the engine's does at every batch, asks for it after SWITCH_SECONDS.
     """
     gc.collect()
     gc.freeze()

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from app.cuda import CudaEngine
-from app.engine import CPU_BATCH, CpuEngine, best_batch, build_engine
+from app.engine import (
+    CPU_BATCH,
+    MAX_JOINED_BYTES,
+    CpuEngine,
+    best_batch,
+    build_engine,
+    joined_rows,
+)
 from app.operations import GRAPHABLE, SCORE_SEED, SCORES, ModelTask, Operation, example_rows
 from app.settings import Settings
 from models.bundle import Bundle
@@ -78,6 +85,14 @@ def test_parts_may_lie_in_memory_as_they_like(engine: CpuEngine, grey: Bundle) -
     parts = engine.launch(task, [pixels[::2], np.asfortranarray(pixels[:2])]).result()
     together = engine.launch(task, [np.concatenate([pixels[::2], pixels[:2]])]).result()
     np.testing.assert_array_equal(parts[0], together[0])
+
+
+@pytest.mark.parametrize("count", [1, 100, MAX_JOINED_BYTES])
+def test_parts_are_joined_whatever_their_size(count: int) -> None:
+    parts = [np.full((count, 1), value, np.uint8) for value in (1, 2)]
+    rows = joined_rows(parts)
+    np.testing.assert_array_equal(rows, np.concatenate(parts))
+    assert rows.flags.writeable
 
 
 def test_read_only_rows_are_taken(engine: CpuEngine, grey: Bundle) -> None:
