@@ -40,7 +40,7 @@ from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_b
 T = TypeVar("T")
 log = logging.getLogger("vaeserve")
 EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it all
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth within a batch
 WATCH_AFTER_SECONDS = 0.02  # most answers are there before
 ENGINE_OPERATIONS = (*GRAPHABLE, Operation.SCORE)
 CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
