@@ -29,6 +29,9 @@ from app.rows import bytes_in, images_in, stop_of
 
 Cause = Literal["overloaded", "deadline", "disconnected", "fault"]
 Arrays = tuple[np.ndarray, ...]
+# Makes what is raised where an answer is waited for. An exception that is kept there itself would keep the
+# rows, until garbage is looked for: by its traceback's frames.
+Refusal = Callable[[], Exception]
 MEMORY_SECONDS = 1.0  # at least, between two looks at the device's memory
 RATE_MEMORY = 0.9  # weight of the past in the running images per second, which Retry-After is told from
 
@@ -83,7 +86,7 @@ class Job:
     task: ModelTask
     rows: np.ndarray
     deadline: float  # on the time.monotonic clock
-    future: asyncio.Future[Answer | None]  # None once the deadline has passed
+    future: asyncio.Future[Answer | Refusal]
     created: float = field(default_factory=time.monotonic)
     taken: int = 0  # rows already in a batch
     started: float = 0.0  # when the device turned to its first batch
@@ -206,9 +209,9 @@ class Batcher:
             self._room.clear()
         return await self._answered(job)
 
-    def _counted(self, refusal: Problem) -> Problem:
+    def _counted(self, refusal: Refusal) -> Exception:
         self._metrics.dropped.labels("overloaded").inc()
-        return refusal
+        return refusal()
 
     async def _answered(self, job: Job) -> Answer:
         # Once what is ready has run: uvloop's timers come before it, also before an answer that is there.
@@ -222,23 +225,21 @@ class Batcher:
             raise
         finally:
             expiry.cancel()
-        if answer is None:
-            waited = time.monotonic() - job.created
-            detail = (
-                f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
-            )
-            raise Problem(Kind.DEADLINE, detail, value=round(waited, 3))
-        return answer
+        if isinstance(answer, Answer):
+            return answer
+        raise answer()
 
     def _expire(self, job: Job) -> None:
         if not job.future.done():
             self._drop(job, "deadline")
             self._room.set()
-            # No exception: the job, which waits in the queue as yet, has the future, whose exception would
-            # have the rows by its traceback's frames.
-            job.future.set_result(None)
+            waited = time.monotonic() - job.created
+            detail = (
+                f"no answer within {waited:.3g} seconds; the request waited in the queue or on the device"
+            )
+            job.future.set_result(partial(Problem, Kind.DEADLINE, detail, value=round(waited, 3)))
 
-    def _admit(self, job: Job) -> Problem | None:
+    def _admit(self, job: Job) -> Refusal | None:
         """Queue a job, or return why there is no room for it; an empty queue has room for any."""
         with self._changed:
             if self._fault is not None:
@@ -256,10 +257,10 @@ class Batcher:
             self._changed.notify()
             return None
 
-    def _overloaded(self, unit: str, value: int, limit: int) -> Problem:
+    def _overloaded(self, unit: str, value: int, limit: int) -> Refusal:
         wait = self._queued_images / self._images_per_second if self._images_per_second else 1.0
         detail = f"{value} {unit} would be queued; the limit is {limit}"
-        return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
+        return partial(Problem, Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
     def _count(self, rows: np.ndarray, sign: Literal[1, -1]) -> None:
         self._queued_images += sign * images_in(rows)
@@ -380,7 +381,7 @@ class Batcher:
                 self._queues.clear()
         for job in failed:
             self._drop(job, "fault")
-        self._call(self._refuse, failed, Problem(Kind.DEVICE_FAULT, f"the batch failed: {error}"))
+        self._call(self._refuse, failed, partial(Problem, Kind.DEVICE_FAULT, f"the batch failed: {error}"))
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         try:
@@ -411,8 +412,8 @@ class Batcher:
             if is_whole and not job.future.done():
                 try:
                     job.future.set_result(self._answer(job))
-                except MemoryError as error:  # for this one's pieces together
-                    job.future.set_exception(error)
+                except MemoryError:  # for this one's pieces together
+                    job.future.set_result(MemoryError)
         self._room.set()
 
     def _answer(self, job: Job) -> Answer:
@@ -423,8 +424,8 @@ class Batcher:
         arrays = tuple(np.concatenate(pieces) for pieces in zip(*job.outputs, strict=True))
         return Answer(arrays, queue_seconds, job.compute_seconds)
 
-    def _refuse(self, jobs: set[Job], problem: Problem) -> None:
+    def _refuse(self, jobs: set[Job], refusal: Refusal) -> None:
         for job in jobs:
             if not job.future.done():
-                job.future.set_exception(problem)
+                job.future.set_result(refusal)
         self._room.set()

@@ -18,6 +18,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 import orjson
 from prometheus_client import Counter
 
-from app.batcher import Answer, Arrays, Batcher
+from app.batcher import Answer, Arrays, Batcher, Refusal
 from app.errors import Kind, Problem, no_memory
 from app.operations import ModelTask, Operation
 
@@ -137,7 +138,7 @@ class RemoteBatcher:
         self._path, self._digests, self._max_bytes = path, digests, max_bytes
         self._dropped, self._on_change = dropped, on_change
         self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[Answer | Refusal]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._connected = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -217,12 +218,12 @@ class RemoteBatcher:
             raise EngineEndedError
         number, created = next(self._numbers), time.monotonic()
         asked = {"id": number, "task": (task.model, task.operation, task.samples)}
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer | Refusal] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
             self._writer.write(frame({**asked, "deadline": deadline, "waits": waits}, [rows]))
             async with asyncio.timeout(max(0.0, deadline - created) + OVERTIME_SECONDS):
-                return await future
+                answer = await future
         except TimeoutError:
             self._cancel(number)
             waited = time.monotonic() - created
@@ -233,6 +234,9 @@ class RemoteBatcher:
             raise
         finally:
             self._waiting.pop(number, None)
+        if isinstance(answer, Answer):
+            return answer
+        raise answer()
 
     def _cancel(self, number: int) -> None:
         if self._writer is not None and not self.is_away:
@@ -261,7 +265,7 @@ class RemoteBatcher:
         self._on_change()
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(EngineEndedError())
+                future.set_result(EngineEndedError)
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async for document, arrays in frames(reader):
@@ -281,12 +285,14 @@ class RemoteBatcher:
             elif future is not None and not future.done():
                 future.set_result(Answer(arrays, document["queue"], document["compute"]))
 
-    def _refuse(self, future: asyncio.Future[Answer] | None, told: Mapping[str, Any], is_full: bool) -> None:
+    def _refuse(
+        self, future: asyncio.Future[Answer | Refusal] | None, told: Mapping[str, Any], is_full: bool
+    ) -> None:
         if is_full and told["kind"] == Kind.OVERLOADED.name:
             self._full, self._full_until = told, time.monotonic() + NEWS_SECONDS
         if future is not None and not future.done():
             has_ended = told["kind"] == Kind.NOT_READY.name  # all but its connection
-            future.set_exception(EngineEndedError() if has_ended else _told(told))
+            future.set_result(EngineEndedError if has_ended else partial(_told, told))
 
 
 def _told(told: Mapping[str, Any]) -> Problem:

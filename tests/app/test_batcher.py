@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from app.batcher import Answer, Arrays, Batcher
 from app.errors import Kind, Problem
 from app.metrics import DeviceMemory, Metrics
 from app.operations import ModelTask, Operation
+from app.remote import RemoteBatcher
 
 pytestmark = pytest.mark.anyio
 ENCODE = ModelTask("m", Operation.ENCODE)
@@ -241,26 +242,59 @@ async def test_a_deadline_answers_the_request_and_frees_its_place(driver: Driver
     assert [sizes for _, sizes in driver.engine.batches] == [[1], [1]]
 
 
-async def test_the_rows_of_a_request_are_let_go_of_with_it(driver: Driver) -> None:
-    async def ask(seconds: float) -> weakref.ref[np.ndarray]:
-        rows = np.zeros((4, 1), np.float32)
-        with suppress(Problem):
-            await driver.batcher.submit(ENCODE, rows, time.monotonic() + seconds)
-        return weakref.ref(rows)
-
-    running = driver.submit(1)
-    await driver.launches()
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Have nothing looked for that refers to itself."""
+    gc.collect()
     gc.disable()
     try:
-        late = await ask(0.0)
-        driver.step(2)
-        answered = await ask(SOON)
-        await running
-        await driver.batcher.close(SOON)  # whose thread has the last batch
-        assert late() is None
-        assert answered() is None
+        yield
     finally:
         gc.enable()
+
+
+async def refused_rows(batcher: Batcher | RemoteBatcher, seconds: float) -> weakref.ref[np.ndarray]:
+    """Return what tells whether the rows of a request are still there, once it has been refused."""
+    rows = np.zeros((4, 1), np.float32)
+    try:
+        await batcher.submit(ENCODE, rows, time.monotonic() + seconds)
+    except Problem:  # which pytest.raises would keep
+        return weakref.ref(rows)
+    raise AssertionError("it was answered")
+
+
+async def test_the_rows_of_an_answered_request_are_let_go_of_with_it(driver: Driver) -> None:
+    async def ask() -> weakref.ref[np.ndarray]:
+        rows = np.zeros((4, 1), np.float32)
+        await driver.batcher.submit(ENCODE, rows, time.monotonic() + SOON)
+        return weakref.ref(rows)
+
+    with garbage_kept():
+        driver.step()
+        rows = await ask()
+        await driver.batcher.close(SOON)  # whose thread has the last batch
+        assert rows() is None
+
+
+async def test_the_rows_of_a_refused_request_are_let_go_of_with_it() -> None:
+    async with started(max_queued_images=4) as driver:
+        running = driver.submit(1)
+        await driver.launches()
+        with garbage_kept():
+            late = await refused_rows(driver.batcher, 0.0)
+            waiting = driver.submit(4)
+            await asyncio.sleep(0)
+            refused = await refused_rows(driver.batcher, SOON)
+            driver.step(2)
+            await asyncio.gather(running, waiting)
+            driver.engine.error = RuntimeError("fault")
+            driver.step()
+            failed = await refused_rows(driver.batcher, SOON)
+            driver.engine.error = None
+            await driver.batcher.close(SOON)
+            assert late() is None
+            assert refused() is None
+            assert failed() is None
 
 
 async def test_an_answer_in_the_turn_of_its_deadline_is_given(driver: Driver) -> None:

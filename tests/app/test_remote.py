@@ -16,7 +16,15 @@ from app.batcher import Answer
 from app.errors import Kind, Problem
 from app.metrics import Metrics
 from app.remote import EngineServer, RemoteBatcher, frame, frames
-from tests.app.test_batcher import DECODE, ENCODE, SOON, Driver, started
+from tests.app.test_batcher import (
+    DECODE,
+    ENCODE,
+    SOON,
+    Driver,
+    garbage_kept,
+    refused_rows,
+    started,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +135,24 @@ async def test_a_full_queue_is_told_and_remembered_for_a_moment(
         ends.batcher.check_room()
         ends.driver.step(10)
         await asyncio.gather(running, waiting)
+
+
+async def test_the_rows_of_a_refused_request_are_let_go_of_with_it(tmp_path: Path) -> None:
+    async with connected(tmp_path, max_queued_images=4) as ends:
+        running = ends.submit(1)
+        await ends.driver.launches()
+        waiting = ends.submit(4)
+        await asyncio.sleep(0)
+        with garbage_kept():
+            refused = await refused_rows(ends.batcher, SOON)
+            ends.driver.step(10)
+            await asyncio.gather(running, waiting)
+            ending = asyncio.ensure_future(refused_rows(ends.batcher, SOON))
+            await ends.driver.launches()
+            await ends.hang_up()
+            ended = await ending
+            assert refused() is None
+            assert ended() is None
 
 
 async def test_a_large_request_that_is_refused_does_not_keep_small_ones_out(tmp_path: Path) -> None:
@@ -256,10 +282,14 @@ async def test_an_engine_without_memory_for_an_answer_says_so(
 async def test_a_connection_that_fails_in_any_way_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Failing(Answer):
+        def __init__(self, *_: object) -> None:
+            raise MemoryError
+
     async with connected(tmp_path) as ends:
         ends.driver.step(10)
         with monkeypatch.context() as without_memory:
-            without_memory.delattr(remote, "Answer")  # as any exception would, when an answer comes
+            without_memory.setattr(remote, "Answer", Failing)
             with pytest.raises(Problem, match="the engine's process has ended"):
                 await ends.submit(1)
         while ends.batcher.is_away:
