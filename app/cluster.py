@@ -21,7 +21,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +32,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from app.engine import build_engine
 from app.logs import log_as
 from app.metrics import Metrics
+from app.port import take_no_new
 from app.processes import FOLDER_VARIABLE, note_process
 from app.remote import EngineServer
 from app.server import Server, serve
@@ -145,16 +147,28 @@ class Supervisor:
             log.error("the %s cannot be started now: %s", child.role, error)
 
     def _stop(self) -> None:
-        self._listener.close()
+        closes_at = time.monotonic() + self._settings.drain_delay_seconds
         seconds = self._settings.drain_delay_seconds + self._settings.grace_seconds + STOP_SECONDS
-        _end(self._front_ends, seconds, self._signals)
+        _end(self._front_ends, seconds, self._signals, partial(self._close_port, closes_at))
         _end([self._engine], STOP_SECONDS)
 
+    def _close_port(self, closes_at: float) -> None:
+        """Close it for all, once the front ends are about to: after their drain delay, or told again."""
+        is_time = time.monotonic() >= closes_at or len(self._signals) > 1
+        if is_time and self._listener.fileno() >= 0:
+            take_no_new(self._listener)
+            self._listener.close()
 
-def _end(children: Sequence[Child], seconds: float, signals: Sequence[int] = ()) -> None:
+
+def _end(
+    children: Sequence[Child],
+    seconds: float,
+    signals: Sequence[int] = (),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
     """Ask processes to end, by the signals that came or still come, and kill those that have not in time.
 
-    Without signals, SIGTERM.
+    Without signals, SIGTERM. `meanwhile` is called again and again while they end.
     """
     deadline = time.monotonic() + seconds
     passed_on = 0
@@ -163,6 +177,7 @@ def _end(children: Sequence[Child], seconds: float, signals: Sequence[int] = ())
             passed_on += 1
             for child in children:
                 child.process.send_signal(number)
+        meanwhile()
         time.sleep(POLL_SECONDS)
     for child in children:
         if not child.has_ended:

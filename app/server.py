@@ -29,6 +29,7 @@ from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
 from app.document import build_document
 from app.guard import ANY, Guard
 from app.observation import ObservedRequests, expect_requests
+from app.port import accepted, take_no_new
 from app.protocol import Patience, PromptProtocol
 from app.routes import ROUTERS
 from app.service import Service
@@ -36,6 +37,8 @@ from app.settings import Settings
 
 log = logging.getLogger("vaeserve")
 ANSWER_SECONDS = 5.0
+CLOSING_SECONDS = 0.1  # for connections that are being made when the server stops
+_ROUNDS = 2  # of the event loop at most, until a connection that it has accepted is there
 FIGURES = ("X-Original-Bytes", "X-Compressed-Bytes", "X-Bits-Per-Dim", "X-Png-Bytes", "X-Webp-Bytes")
 EXPOSED_HEADERS = ("Retry-After", "Server-Timing", "X-Request-Id", "X-Seed", *FIGURES)
 DESCRIPTION = "Encode images with variational autoencoders, decode latents, sample, score, compress."
@@ -107,6 +110,7 @@ class Server(uvicorn.Server):
         self._service: Service = self.app.state.service
         self._drain_delay_seconds = settings.drain_delay_seconds
         self._closes_at = float("inf")
+        self._owns_port = engine_socket is None  # else its supervisor does, and other front ends listen too
         # A body that is late is answered first: then there is a moment for the client to read that.
         body_seconds = settings.deadline_seconds + ANSWER_SECONDS
         patience = Patience(settings.head_seconds, body_seconds, settings.reading_seconds)
@@ -146,7 +150,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take the connections that wait to be taken, which closing the port would reset; then stop."""
+        """Take the connections that closing the port would reset; then stop."""
         try:
             await self._take_last(sockets or ())
         except OSError as error:  # no descriptor is left for them, say
@@ -156,11 +160,14 @@ class Server(uvicorn.Server):
     async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
         listening = [each for server in self.servers for each in server.sockets]
         copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
+        for copy in copies if self._owns_port else ():
+            take_no_new(copy)
+        await asyncio.sleep(CLOSING_SECONDS)
         for server in self.servers:
             server.close()
         for ours in sockets:
             ours.close()
-        taken = [connection for copy in copies for connection in _taken_last(copy)]
+        taken = [connection for copy in copies for connection in accepted(copy)]
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         state, app_state = self.server_state, self.lifespan.state
         make = partial(protocol, config=self.config, server_state=state, app_state=app_state)
@@ -168,6 +175,8 @@ class Server(uvicorn.Server):
         for connection in taken:
             with suppress(OSError):  # its client has gone
                 await loop.connect_accepted_socket(make, connection)
+        for _ in range(_ROUNDS):
+            await asyncio.sleep(0)
 
     def exit_status(self) -> int:
         """Return the process's exit status after `run`."""
@@ -186,14 +195,6 @@ def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
         logging.shutdown()
         os._exit(server.exit_status())
     return server.exit_status()
-
-
-def _taken_last(listener: socket.socket) -> list[socket.socket]:
-    taken = []
-    with listener, suppress(OSError):  # none is left, or no descriptor for it
-        while True:
-            taken.append(listener.accept()[0])
-    return taken
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
+import uvloop
 
 from app.__main__ import main
 from app.engine import CpuEngine
@@ -326,6 +328,30 @@ def test_a_stop_without_a_descriptor_left_still_answers(
         server.thread.join(30)
     assert answers[0].status_code == 200
     assert "connections that waited to be taken are reset" in caplog.text
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_made_as_the_server_stops_is_told_that_its_answer_is_the_last(
+    bundle_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    monkeypatch.setattr("app.server.CLOSING_SECONDS", 0.0)  # so that the loop takes it in that very moment
+    monkeypatch.setattr(uvicorn.Config, "get_loop_factory", lambda _: new_loop)
+    made: list[socket.socket] = []
+    with running(bundle_folder) as server:
+
+        async def connect_and_stop(_: int) -> bool:
+            made.append(socket.create_connection(address(server), timeout=30))
+            return True
+
+        monkeypatch.setattr(server.server, "on_tick", connect_and_stop)
+        eventually(lambda: made)
+        time.sleep(0.2)
+        with made[0] as connection:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
 def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:

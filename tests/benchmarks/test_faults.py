@@ -342,7 +342,7 @@ def test_no_request_is_lost_at_sigterm(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(sigterm, "GRACE_SECONDS", 60)
     settings = {"VAE_GRACE_SECONDS": "60", "VAE_THREADS": "1"}
     row = sigterm.stopped(Setup(str(folder / "grey"), tmp_path), "SIGTERM", 1, settings)
-    assert row.broken == []
+    assert row.broken == [], row.figures
 
 
 def test_bombs_are_what_they_say_and_are_refused(service: Running) -> None:

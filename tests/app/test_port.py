@@ -1,0 +1,129 @@
+"""A port that is closed without a loss, as its clients see it."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from app import port
+
+SOON = 10.0
+# Asks on one new connection after the other until none is taken; says how many were answered, and not.
+ASKING = """
+import collections, socket, sys
+fates = collections.Counter()
+while not fates["refused"]:
+    with socket.socket() as asking:
+        asking.settimeout(30)
+        try:
+            asking.connect(("127.0.0.1", int(sys.argv[1])))
+            asking.sendall(b"?")
+            fates["answered" if asking.recv(1) == b"!" else "ended"] += 1
+        except ConnectionRefusedError:
+            fates["refused"] += 1
+        except OSError as error:
+            fates[type(error).__name__] += 1
+print(fates["answered"], sum(fates.values()) - fates["answered"] - 1)
+"""
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def connecting(listener: socket.socket, seconds: float) -> socket.socket:
+    return socket.create_connection(listener.getsockname(), timeout=seconds)
+
+
+def test_what_has_come_is_accepted_and_what_comes_later_is_not(listener: socket.socket) -> None:
+    address = listener.getsockname()
+    with connecting(listener, SOON) as early:
+        port.take_no_new(listener)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(address, timeout=0.5)
+        (taken,) = port.accepted(listener)
+        with taken:
+            early.sendall(b"?")
+            taken.settimeout(SOON)
+            assert taken.recv(1) == b"?"
+            taken.sendall(b"!")
+            assert early.recv(1) == b"!"
+        assert listener.fileno() == -1
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=SOON)
+
+
+def test_a_client_that_asks_again_is_taken_by_who_listens_then(listener: socket.socket) -> None:
+    with socket.socket() as client:
+        client.settimeout(SOON)
+        port.take_no_new(listener)
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.connect(listener.getsockname())
+        address = listener.getsockname()
+        assert port.accepted(listener) == []
+        with socket.create_server(address) as next_one:
+            _, writable, _ = select.select([], [client], [], SOON)
+            assert writable
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            next_one.settimeout(SOON)
+            next_one.accept()[0].close()
+
+
+def test_no_connection_is_reset_while_the_port_closes(listener: socket.socket) -> None:
+    command = [sys.executable, "-c", ASKING, str(listener.getsockname()[1])]
+    clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answered = 0
+
+    def answer(connection: socket.socket) -> int:
+        with connection:
+            connection.settimeout(SOON)
+            connection.sendall(connection.recv(1) and b"!")
+        return 1
+
+    while answered < 200:
+        assert select.select([listener], [], [], SOON)[0]
+        answered += answer(listener.accept()[0])
+    port.take_no_new(listener)
+    while select.select([listener], [], [], 0.2)[0]:
+        answered += answer(listener.accept()[0])
+    answered += sum(map(answer, port.accepted(listener)))
+    told = [tuple(map(int, client.communicate(timeout=60)[0].split())) for client in clients]
+    assert sum(ok for ok, _ in told) == answered
+    assert [lost for _, lost in told] == [0, 0, 0, 0]
+
+
+def test_a_kernel_that_has_no_such_filter_is_told_of(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(port, "_SO_ATTACH_FILTER", 999)
+    with caplog.at_level(logging.WARNING):
+        port.take_no_new(listener)
+    assert "may be reset: [Errno 92]" in caplog.text
+    connecting(listener, SOON).close()
+
+
+def test_descriptors_that_run_out_end_the_accepting(listener: socket.socket) -> None:
+    with connecting(listener, SOON), connecting(listener, SOON):
+        calls = iter([True, False])
+
+        class Short(socket.socket):
+            def accept(self) -> tuple[socket.socket, object]:
+                if next(calls):
+                    return super().accept()
+                raise OSError("Too many open files")
+
+        with Short(fileno=listener.detach()) as short:
+            taken = port.accepted(short)
+            assert len(taken) == 1
+            assert short.fileno() == -1
+            taken[0].close()
