@@ -21,8 +21,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,7 +32,6 @@ from prometheus_client.multiprocess import mark_process_dead
 from app.engine import build_engine
 from app.logs import log_as
 from app.metrics import Metrics
-from app.port import take_no_new
 from app.processes import FOLDER_VARIABLE, note_process
 from app.remote import EngineServer
 from app.server import Server, serve
@@ -147,28 +146,18 @@ class Supervisor:
             log.error("the %s cannot be started now: %s", child.role, error)
 
     def _stop(self) -> None:
-        closes_at = time.monotonic() + self._settings.drain_delay_seconds
+        with suppress(OSError):  # no room on the disk: a connection may be reset then
+            stopping(self._folder).touch()
+        self._listener.close()
         seconds = self._settings.drain_delay_seconds + self._settings.grace_seconds + STOP_SECONDS
-        _end(self._front_ends, seconds, self._signals, partial(self._close_port, closes_at))
+        _end(self._front_ends, seconds, self._signals)
         _end([self._engine], STOP_SECONDS)
 
-    def _close_port(self, closes_at: float) -> None:
-        """Close it for all, once the front ends are about to: after their drain delay, or told again."""
-        is_time = time.monotonic() >= closes_at or len(self._signals) > 1
-        if is_time and self._listener.fileno() >= 0:
-            take_no_new(self._listener)
-            self._listener.close()
 
-
-def _end(
-    children: Sequence[Child],
-    seconds: float,
-    signals: Sequence[int] = (),
-    meanwhile: Callable[[], None] = lambda: None,
-) -> None:
+def _end(children: Sequence[Child], seconds: float, signals: Sequence[int] = ()) -> None:
     """Ask processes to end, by the signals that came or still come, and kill those that have not in time.
 
-    Without signals, SIGTERM. `meanwhile` is called again and again while they end.
+    Without signals, SIGTERM.
     """
     deadline = time.monotonic() + seconds
     passed_on = 0
@@ -177,7 +166,6 @@ def _end(
             passed_on += 1
             for child in children:
                 child.process.send_signal(number)
-        meanwhile()
         time.sleep(POLL_SECONDS)
     for child in children:
         if not child.has_ended:
@@ -208,6 +196,11 @@ def _listener(settings: Settings) -> socket.socket:
 def engine_socket(folder: Path) -> Path:
     """Return where the engine listens once it is warm."""
     return folder / "engine.sock"
+
+
+def stopping(folder: Path) -> Path:
+    """Return the file that is there once the supervisor stops all, and not one front end by itself."""
+    return folder / "stopping"
 
 
 async def run_engine(settings: Settings, folder: Path) -> int:
@@ -243,7 +236,8 @@ async def run_engine(settings: Settings, folder: Path) -> int:
 
 def run_front_end(settings: Settings, folder: Path, descriptor: int) -> int:
     """Serve HTTP; return the exit status."""
-    status = serve(Server(settings, engine_socket(folder)), [socket.socket(fileno=descriptor)])
+    server = Server(settings, engine_socket(folder), closes_port=stopping(folder).exists)
+    status = serve(server, [socket.socket(fileno=descriptor)])
     return CANNOT_START if status else 0
 
 

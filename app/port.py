@@ -2,7 +2,8 @@
 
 Closing a listening socket resets the connections that nobody has accepted, and those that are being made. So
 the kernel is first told to take no new ones: their clients ask again a second later, and are refused, or
-taken by whoever listens then. What is there by now can be accepted, and then nothing is left to be reset.
+taken by whoever listens then. What is there by now can be accepted, and a moment later what is being made;
+then nothing is left to be reset, unless the network takes longer than that moment.
 """
 
 from __future__ import annotations

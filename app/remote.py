@@ -102,14 +102,7 @@ class EngineServer:
             seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
             answer = frame({"id": document["id"], **seconds}, found.arrays)
         except (Problem, MemoryError) as error:
-            problem = error if isinstance(error, Problem) else no_memory()
-            told = {
-                "kind": problem.kind.name,
-                "detail": problem.detail,
-                "value": problem.value,
-                "limit": problem.limit,
-                "retry_after_seconds": problem.retry_after_seconds,
-            }
+            told = _document(error if isinstance(error, Problem) else no_memory())
             is_full = self._batcher.is_full
             writer.write(frame({"id": document["id"], "problem": told, "is_full": is_full}))
             return
@@ -293,6 +286,16 @@ class RemoteBatcher:
         if future is not None and not future.done():
             has_ended = told["kind"] == Kind.NOT_READY.name  # all but its connection
             future.set_result(EngineEndedError if has_ended else partial(_told, told))
+
+
+def _document(problem: Problem) -> dict[str, Any]:
+    return {
+        "kind": problem.kind.name,
+        "detail": problem.detail,
+        "value": problem.value,
+        "limit": problem.limit,
+        "retry_after_seconds": problem.retry_after_seconds,
+    }
 
 
 def _told(told: Mapping[str, Any]) -> Problem:

@@ -103,14 +103,22 @@ def create_app(settings: Settings, engine_socket: Path | None = None) -> FastAPI
 
 
 class Server(uvicorn.Server):
-    """A server that leaves the load balancer first, exits 0 when told to stop, and 1 when it cannot load."""
+    """A server that leaves the load balancer first, exits 0 when told to stop, and 1 when it cannot load.
 
-    def __init__(self, settings: Settings, engine_socket: Path | None = None) -> None:
+    `closes_port` tells, when it stops, whether the port is closed with it: others may listen on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine_socket: Path | None = None,
+        closes_port: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.app = create_app(settings, engine_socket)
         self._service: Service = self.app.state.service
         self._drain_delay_seconds = settings.drain_delay_seconds
         self._closes_at = float("inf")
-        self._owns_port = engine_socket is None  # else its supervisor does, and other front ends listen too
+        self._closes_port = closes_port
         # A body that is late is answered first: then there is a moment for the client to read that.
         body_seconds = settings.deadline_seconds + ANSWER_SECONDS
         patience = Patience(settings.head_seconds, body_seconds, settings.reading_seconds)
@@ -159,10 +167,10 @@ class Server(uvicorn.Server):
 
     async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
         listening = [each for server in self.servers for each in server.sockets]
-        copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
-        for copy in copies if self._owns_port else ():
-            take_no_new(copy)
+        for each in listening if self._closes_port() else ():
+            take_no_new(each)
         await asyncio.sleep(CLOSING_SECONDS)
+        copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
         for server in self.servers:
             server.close()
         for ours in sockets:

@@ -306,32 +306,17 @@ def test_every_signal_is_passed_on(metrics_folder: Path) -> None:
     assert child.process.returncode == 7
 
 
-@pytest.mark.parametrize(("delay", "signals"), [(0.5, 1), (30.0, 2)])
-def test_the_port_is_closed_once_the_drain_delay_is_over_or_at_a_second_signal(
-    delay: float, signals: int, metrics_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_front_ends_know_whether_the_port_is_closed_with_them(metrics_folder: Path) -> None:
     supervisor = cluster.Supervisor.__new__(cluster.Supervisor)
-    supervisor._settings = Settings(drain_delay_seconds=delay)
+    supervisor._settings, supervisor._folder = Settings(), metrics_folder
     supervisor._signals = [signal.SIGTERM]
     supervisor._engine = Sleeper(ENGINE, metrics_folder)
-    with socket.create_server(("127.0.0.1", 0)) as shared:
-        address = shared.getsockname()
-        supervisor._listener = shared.dup()  # a front end has it as well
-        front_end = Sleeper(FRONT_END, metrics_folder)
-        monkeypatch.setattr(front_end.process, "send_signal", lambda _: None)  # it drains
-        supervisor._front_ends = [front_end]
-        stopping = threading.Thread(target=supervisor._stop)
-        stopping.start()
-        try:
-            time.sleep(0.1)
-            socket.create_connection(address, timeout=SOON).close()  # in the drain delay
-            supervisor._signals += [signal.SIGTERM] * (signals - 1)
-            eventually(lambda: supervisor._listener.fileno() < 0)
-            with pytest.raises(TimeoutError):
-                socket.create_connection(address, timeout=0.5)
-        finally:
-            os.kill(front_end.process.pid, signal.SIGKILL)
-            stopping.join()
+    supervisor._front_ends = [Sleeper(FRONT_END, metrics_folder)]
+    supervisor._listener = socket.create_server(("127.0.0.1", 0))
+    assert not cluster.stopping(metrics_folder).exists()
+    supervisor._stop()
+    assert cluster.stopping(metrics_folder).exists()
+    assert supervisor._listener.fileno() == -1
 
 
 def test_a_process_that_keeps_ending_is_given_up(

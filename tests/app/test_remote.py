@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from app import remote
 from app.batcher import Answer
 from app.errors import Kind, Problem
 from app.metrics import Metrics
+from app.operations import ModelTask
 from app.remote import EngineServer, RemoteBatcher, frame, frames
 from tests.app.test_batcher import (
     DECODE,
@@ -137,22 +140,34 @@ async def test_a_full_queue_is_told_and_remembered_for_a_moment(
         await asyncio.gather(running, waiting)
 
 
-async def test_the_rows_of_a_refused_request_are_let_go_of_with_it(tmp_path: Path) -> None:
+async def test_the_rows_of_a_refused_request_are_let_go_of_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with connected(tmp_path, max_queued_images=4) as ends:
+        engine_rows: list[weakref.ref[np.ndarray]] = []
+        submit = ends.driver.batcher.submit
+
+        def watched(task: ModelTask, rows: np.ndarray, deadline: float) -> Coroutine[Any, Any, Answer]:
+            engine_rows.append(weakref.ref(rows))
+            return submit(task, rows, deadline)
+
+        monkeypatch.setattr(ends.driver.batcher, "submit", watched)
         running = ends.submit(1)
         await ends.driver.launches()
         waiting = ends.submit(4)
         await asyncio.sleep(0)
         with garbage_kept():
             refused = await refused_rows(ends.batcher, SOON)
-            ends.driver.step(10)
+            ends.driver.step(2)
             await asyncio.gather(running, waiting)
+            await ends.driver.launches()
             ending = asyncio.ensure_future(refused_rows(ends.batcher, SOON))
             await ends.driver.launches()
             await ends.hang_up()
             ended = await ending
             assert refused() is None
             assert ended() is None
+            assert engine_rows[2]() is None  # the refused one's, at the other end
 
 
 async def test_a_large_request_that_is_refused_does_not_keep_small_ones_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import resource
@@ -334,8 +335,10 @@ def test_a_stop_without_a_descriptor_left_still_answers(
 def test_a_connection_that_is_made_as_the_server_stops_is_told_that_its_answer_is_the_last(
     bundle_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr("app.server.CLOSING_SECONDS", 0.0)  # so that the loop takes it in that very moment
     monkeypatch.setattr(uvicorn.Config, "get_loop_factory", lambda _: new_loop)
     made: list[socket.socket] = []
@@ -346,12 +349,23 @@ def test_a_connection_that_is_made_as_the_server_stops_is_told_that_its_answer_i
             return True
 
         monkeypatch.setattr(server.server, "on_tick", connect_and_stop)
-        eventually(lambda: made)
-        time.sleep(0.2)
+        eventually(lambda: "Waiting for connections to close" in caplog.text)  # each is told by then
         with made[0] as connection:
             connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
         assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+@pytest.mark.parametrize("closes_port", [True, False])
+def test_the_kernel_takes_no_new_connections_where_the_port_is_closed(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, closes_port: bool
+) -> None:
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr("app.server.take_no_new", lambda listener: told.append(listener.getsockname()))
+    with running(bundle_folder) as server:
+        expected = [address(server)] if closes_port else []
+        monkeypatch.setattr(server.server, "_closes_port", lambda: closes_port)
+    assert told == expected
 
 
 def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:
