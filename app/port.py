@@ -1,55 +1,58 @@
-"""Closing a port without a loss: who has been taken by the kernel is answered.
+"""Closing a port without a loss: what the kernel has taken is accepted, also in the last moment.
 
-Closing a listening socket resets the connections that nobody has accepted, and those that are being made. So
-the kernel is first told to take no new ones: their clients ask again a second later, and are refused, or
-taken by whoever listens then. What is there by now can be accepted, and a moment later what is being made;
-then nothing is left to be reset, unless the network takes longer than that moment.
+Closing a listening socket resets what waits to be accepted, and a client may connect between the last look
+and the closing. So the queue of those that wait is made as short as can be, and a connection of our own is
+left in it: while that is there the kernel takes no other. Who asks then asks again a second later, and is
+refused, or taken by whoever listens by then.
 """
 
 from __future__ import annotations
 
-import ctypes
-import logging
+import errno
+import select
 import socket
-import struct
+import time
 from contextlib import suppress
 
-log = logging.getLogger("vaeserve")
-_SO_ATTACH_FILTER = 26  # of Linux's asm-generic/socket.h; Python has no name for it
-_FLAGS_OFFSET, _SYN = 13, 0x02  # in a TCP header, where the filter's segments begin
-# A program of linux/filter.h: its instructions have a code, two jumps and a value. It drops what has SYN set.
-_INSTRUCTION = struct.Struct("=HBBI")
-_PROGRAM = b"".join(
-    _INSTRUCTION.pack(*instruction)
-    for instruction in (
-        (0x30, 0, 0, _FLAGS_OFFSET),  # load a byte
-        (0x45, 0, 1, _SYN),  # past the next one unless this bit is set
-        (0x06, 0, 0, 0),  # drop
-        (0x06, 0, 0, 0xFFFFFFFF),  # let pass
-    )
-)
-_FILTER = struct.Struct("@HP")  # the number of instructions, and where they are
+FILL_SECONDS = 0.1  # at most, until the queue is filled
+_CONNECT_SECONDS = 0.005  # to this machine, where the kernel takes the connection at all
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def take_no_new(listener: socket.socket) -> None:
-    """Have the kernel take no new connections, in whichever process has the socket; warn where it cannot.
+def accepted_last(listener: socket.socket) -> list[socket.socket]:
+    """Accept what waits, and close the listening socket, which does not block, so that nothing is reset.
 
-    The socket listens on, for what has been taken and what is being made.
+    Other processes that listen at the same socket are left with the short queue.
     """
-    program = ctypes.create_string_buffer(_PROGRAM, len(_PROGRAM))
-    instructions = len(_PROGRAM) // _INSTRUCTION.size
-    try:
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER.pack(instructions, ctypes.addressof(program))
-        )
-    except OSError as error:
-        log.warning("a connection that is being made as the port closes may be reset: %s", error)
+    taken: list[socket.socket] = []
+    deadline = time.monotonic() + FILL_SECONDS
+    with listener:
+        listener.listen(0)  # for one
+        is_filled = False
+        while not is_filled and time.monotonic() < deadline:
+            taken += accepted(listener)
+            with socket.socket(listener.family) as own:
+                is_filled = _is_taken(own, listener)
+                if is_filled:
+                    listener.close()
+    return taken
 
 
 def accepted(listener: socket.socket) -> list[socket.socket]:
-    """Accept what waits, and close the listening socket, which does not block."""
+    """Accept what waits."""
     taken = []
-    with listener, suppress(OSError):  # none is left, or no descriptor for it
+    with suppress(OSError):  # none is left, or no descriptor for it
         while True:
             taken.append(listener.accept()[0])
     return taken
+
+
+def _is_taken(own: socket.socket, listener: socket.socket) -> bool:
+    """Whether the kernel takes a connection to a listening socket; not where another waits already."""
+    host, port, *rest = listener.getsockname()
+    own.setblocking(False)
+    if own.connect_ex((_ANY_HOST.get(host, host), port, *rest)) not in (0, errno.EINPROGRESS):
+        return False
+    poll = select.poll()  # whose descriptors may be above 1,023
+    poll.register(own, select.POLLOUT)
+    return bool(poll.poll(1000 * _CONNECT_SECONDS)) and not own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
