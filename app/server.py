@@ -29,7 +29,7 @@ from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
 from app.document import build_document
 from app.guard import ANY, Guard
 from app.observation import ObservedRequests, expect_requests
-from app.port import accepted, accepted_last
+from app.port import accepted, take_no_new
 from app.protocol import Patience, PromptProtocol
 from app.routes import ROUTERS
 from app.service import Service
@@ -37,6 +37,7 @@ from app.settings import Settings
 
 log = logging.getLogger("vaeserve")
 ANSWER_SECONDS = 5.0
+CLOSING_SECONDS = 0.1  # for connections that are being made when the server stops
 _ROUNDS = 2  # of the event loop at most, until a connection that it has accepted is there
 FIGURES = ("X-Original-Bytes", "X-Compressed-Bytes", "X-Bits-Per-Dim", "X-Png-Bytes", "X-Webp-Bytes")
 EXPOSED_HEADERS = ("Retry-After", "Server-Timing", "X-Request-Id", "X-Seed", *FIGURES)
@@ -166,16 +167,15 @@ class Server(uvicorn.Server):
 
     async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
         listening = [each for server in self.servers for each in server.sockets]
+        for each in listening if self._closes_port() else ():
+            take_no_new(each)
+        await asyncio.sleep(CLOSING_SECONDS)
         copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
         for server in self.servers:
             server.close()
         for ours in sockets:
             ours.close()
-        accept_last = accepted_last if self._closes_port() else accepted
-        taken = []
-        for copy in copies:
-            with copy:
-                taken += accept_last(copy)
+        taken = [connection for copy in copies for connection in accepted(copy)]
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         state, app_state = self.server_state, self.lifespan.state
         make = partial(protocol, config=self.config, server_state=state, app_state=app_state)

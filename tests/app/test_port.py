@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 
 import pytest
 
@@ -42,14 +41,8 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def connecting(listener: socket.socket) -> socket.socket:
-    return socket.create_connection(listener.getsockname()[:2], timeout=SOON)
-
-
-def answer(connection: socket.socket) -> None:
-    with connection:
-        connection.settimeout(SOON)
-        connection.sendall(connection.recv(1) and b"!")
+def connecting(listener: socket.socket, seconds: float) -> socket.socket:
+    return socket.create_connection(listener.getsockname(), timeout=seconds)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
@@ -57,79 +50,40 @@ def test_what_has_come_is_accepted_and_what_comes_later_is_refused(host: str) ->
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
         listener.setblocking(False)
-        address = listener.getsockname()
-        clients = [connecting(listener) for _ in range(3)]
-        began = time.monotonic()
-        taken = port.accepted_last(listener)
-        assert len(taken) == 3
-        assert listener.fileno() == -1
-        for client, connection in zip(clients, taken, strict=True):
-            client.sendall(b"?")
-            answer(connection)
-            with client:
-                assert client.recv(1) == b"!"
-        assert time.monotonic() - began < port.FILL_SECONDS  # it was filled
+        address = listener.getsockname()[:2]
+        with socket.create_connection(address, timeout=SOON) as early:
+            port.take_no_new(listener)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, timeout=SOON)
+            (taken,) = port.accepted(listener)
+            with taken:
+                early.sendall(b"?")
+                taken.settimeout(SOON)
+                assert taken.recv(1) == b"?"
+                taken.sendall(b"!")
+                assert early.recv(1) == b"!"
+            assert listener.fileno() == -1
+
+
+def test_it_may_be_told_again(listener: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), listener.dup() as same:
+        port.take_no_new(listener)
+        port.take_no_new(same)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(address[:2], timeout=SOON)
-
-
-def test_nothing_is_taken_while_a_connection_of_ours_waits(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = listener.getsockname()
-    is_taken, found = port._is_taken, []
-
-    def look(own: socket.socket, listener: socket.socket) -> bool:
-        found.append(is_taken(own, listener))
-        with pytest.raises(TimeoutError):
-            socket.create_connection(address, timeout=0.3)
-        return found[-1]
-
-    monkeypatch.setattr(port, "_is_taken", look)
-    assert port.accepted_last(listener) == []
-    assert found == [True]
-
-
-def test_who_comes_between_the_last_look_and_our_connection_is_accepted(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    is_taken, clients, found = port._is_taken, [], []
-
-    def look(own: socket.socket, listener: socket.socket) -> bool:
-        if not clients:
-            clients.append(connecting(listener))
-        found.append(is_taken(own, listener))
-        return found[-1]
-
-    monkeypatch.setattr(port, "_is_taken", look)
-    (taken,) = port.accepted_last(listener)
-    assert found == [False, True]
-    with clients[0] as client:
-        client.sendall(b"?")
-        answer(taken)
-        assert client.recv(1) == b"!"
-
-
-def test_a_client_that_asks_again_is_taken_by_who_listens_then(listener: socket.socket) -> None:
-    address = listener.getsockname()
-    with socket.socket() as own, socket.socket() as client:
-        listener.listen(0)
-        assert port._is_taken(own, listener)
-        client.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            client.connect(address)
-        listener.close()
-        with socket.create_server(address) as next_one:
-            _, writable, _ = select.select([], [client], [], SOON)
-            assert writable
-            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-            next_one.settimeout(SOON)
-            next_one.accept()[0].close()
+            connecting(listener, SOON)
+    assert not caplog.records
 
 
 def test_no_connection_is_reset_while_the_port_closes(listener: socket.socket) -> None:
     command = [sys.executable, "-c", ASKING, str(listener.getsockname()[1])]
-    answered = 0
+    answered, is_closed = 0, False
+
+    def answer(connection: socket.socket) -> int:
+        with connection:
+            connection.settimeout(SOON)
+            connection.sendall(connection.recv(1) and b"!")
+        return 1
+
     with ExitStack() as stack:
         clients = [
             stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
@@ -137,48 +91,31 @@ def test_no_connection_is_reset_while_the_port_closes(listener: socket.socket) -
         ]
         for client in clients:
             stack.callback(client.kill)
-        while answered < 200:
-            assert select.select([listener], [], [], SOON)[0]
-            answer(listener.accept()[0])
-            answered += 1
-        for connection in port.accepted_last(listener):
-            answer(connection)
-            answered += 1
+        while select.select([listener], [], [], 0.2 if is_closed else SOON)[0]:
+            answered += answer(listener.accept()[0])
+            if not is_closed and answered >= 200:
+                port.take_no_new(listener)
+                is_closed = True
+            assert answered < 2000  # there is no end of them
+        answered += sum(map(answer, port.accepted(listener)))
         told = [tuple(map(int, client.communicate(timeout=60)[0].split())) for client in clients]
+    assert is_closed
     assert sum(ok for ok, _ in told) == answered
     assert [lost for _, lost in told] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "127.0.0.1"])
-def test_a_port_that_cannot_be_filled_is_closed_in_time(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, host: str
+def test_a_system_that_cannot_goes_on_listening(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(port, "_ANY_HOST", {"127.0.0.1": host})
-    monkeypatch.setattr(port, "select", SimpleNamespace(poll=Unready, POLLOUT=select.POLLOUT))
-    with connecting(listener) as client:
-        first, *own = port.accepted_last(listener)
-        assert listener.fileno() == -1
-        client.sendall(b"?")
-        answer(first)
-        assert client.recv(1) == b"!"
-    for connection in own:
-        connection.close()
-
-
-class Unready:
-    """A poll to which nothing is ready."""
-
-    def register(self, *_: object) -> None:
-        """Take what is to be waited for."""
-
-    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
-        """Wait in vain."""
-        time.sleep(milliseconds / 1000)
-        return []
+    monkeypatch.setattr(port, "_SO_BINDTOIFINDEX", 999)
+    with caplog.at_level(logging.DEBUG):
+        port.take_no_new(listener)
+    assert "may be reset: [Errno 92]" in caplog.text
+    connecting(listener, SOON).close()
 
 
 def test_descriptors_that_run_out_end_the_accepting(listener: socket.socket) -> None:
-    with connecting(listener), connecting(listener):
+    with connecting(listener, SOON), connecting(listener, SOON):
         calls = iter([True, False])
 
         class Short(socket.socket):
@@ -188,5 +125,7 @@ def test_descriptors_that_run_out_end_the_accepting(listener: socket.socket) -> 
                 raise OSError("Too many open files")
 
         with Short(fileno=listener.detach()) as short:
-            (taken,) = port.accepted(short)
-            taken.close()
+            taken = port.accepted(short)
+            assert len(taken) == 1
+            assert short.fileno() == -1
+            taken[0].close()

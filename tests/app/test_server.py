@@ -26,7 +26,6 @@ import uvloop
 
 from app.__main__ import main
 from app.engine import CpuEngine
-from app.port import accepted_last
 from app.routes import common
 from app.server import Server
 from models.images import encode_png
@@ -340,6 +339,7 @@ def test_a_connection_that_is_made_as_the_server_stops_is_told_that_its_answer_i
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr("app.server.CLOSING_SECONDS", 0.0)  # so that the loop takes it in that very moment
     monkeypatch.setattr(uvicorn.Config, "get_loop_factory", lambda _: new_loop)
     made: list[socket.socket] = []
     with running(bundle_folder) as server:
@@ -357,20 +357,15 @@ def test_a_connection_that_is_made_as_the_server_stops_is_told_that_its_answer_i
 
 
 @pytest.mark.parametrize("closes_port", [True, False])
-def test_only_who_closes_the_port_shortens_its_queue(
+def test_the_kernel_takes_no_new_connections_where_the_port_is_closed(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, closes_port: bool
 ) -> None:
-    seen: list[tuple[str, int]] = []
-
-    def look(listener: socket.socket) -> list[socket.socket]:
-        seen.append(listener.getsockname())
-        return accepted_last(listener)
-
-    monkeypatch.setattr("app.server.accepted_last", look)
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr("app.server.take_no_new", lambda listener: told.append(listener.getsockname()))
     with running(bundle_folder) as server:
         expected = [address(server)] if closes_port else []
         monkeypatch.setattr(server.server, "_closes_port", lambda: closes_port)
-    assert seen == expected
+    assert told == expected
 
 
 def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:
