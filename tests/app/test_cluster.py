@@ -187,6 +187,20 @@ def test_all_processes_told_to_stop_at_once_still_answer(bundle_folder: Path, tm
 
 
 @pytest.mark.slow
+def test_a_front_end_told_to_stop_by_itself_leaves_the_port_to_the_others(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    with running_cluster(bundle_folder, tmp_path) as service:
+        eventually(service.is_ready, SOON)
+        told, other = service.children(FRONT_END)
+        os.kill(told, signal.SIGTERM)
+        eventually(lambda: told not in service.children(FRONT_END), SOON)
+        assert service.encode().status_code == 200
+        eventually(lambda: len(service.children(FRONT_END)) == 2, SOON)
+        assert other in service.children(FRONT_END)
+
+
+@pytest.mark.slow
 def test_a_bundle_at_fault_ends_all_of_them(bundle_folder: Path, tmp_path: Path) -> None:
     with running_cluster(bundle_folder, tmp_path, VAE_MODELS=str(tmp_path / "none")) as service:
         assert service.process.wait(SOON) == 1
