@@ -546,7 +546,7 @@ def test_a_client_that_waits_to_be_told_to_go_on_is(hasty: Running) -> None:
 
 
 def stopping(server: Running) -> None:
-    """Tell a server to stop, and return once it takes no more connections."""
+    """Tell a server to stop, and return once it takes no more connections and has told those that it has."""
     server.server.handle_exit(signal.SIGTERM, None)
 
     def is_closed() -> bool:
@@ -556,7 +556,11 @@ def stopping(server: Running) -> None:
         except OSError:
             return True
 
+    def is_told() -> bool:
+        return all(connection._is_leaving for connection in list(server.server.server_state.connections))
+
     eventually(is_closed)
+    eventually(is_told)
 
 
 def dropped(server: Running, cause: str) -> float:
