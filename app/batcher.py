@@ -376,7 +376,7 @@ class Batcher:
             self._running_images -= batch.images
             failed = set(batch.jobs)
             if is_lost:
-                self._fault = error
+                self._fault = error.with_traceback(None)  # whose frames would keep the batch's rows
                 failed.update(job for jobs in self._queues.values() for job in jobs)
                 self._queues.clear()
         for job in failed:

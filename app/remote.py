@@ -102,7 +102,7 @@ class EngineServer:
             seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
             answer = frame({"id": document["id"], **seconds}, found.arrays)
         except (Problem, MemoryError) as error:
-            told = _document(error if isinstance(error, Problem) else no_memory())
+            told = _as_document(error if isinstance(error, Problem) else no_memory())
             is_full = self._batcher.is_full
             writer.write(frame({"id": document["id"], "problem": told, "is_full": is_full}))
             return
@@ -171,7 +171,7 @@ class RemoteBatcher:
         """Raise Problem, overloaded, where the engine has just said so, or does not read what it is sent."""
         if self._full is not None and time.monotonic() < self._full_until:
             self._dropped.labels("overloaded").inc()
-            raise _told(self._full)
+            raise _as_problem(self._full)
         unread = 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
         if unread > self._max_bytes:
             self._dropped.labels("overloaded").inc()
@@ -285,10 +285,10 @@ class RemoteBatcher:
             self._full, self._full_until = told, time.monotonic() + NEWS_SECONDS
         if future is not None and not future.done():
             has_ended = told["kind"] == Kind.NOT_READY.name  # all but its connection
-            future.set_result(EngineEndedError if has_ended else partial(_told, told))
+            future.set_result(EngineEndedError if has_ended else partial(_as_problem, told))
 
 
-def _document(problem: Problem) -> dict[str, Any]:
+def _as_document(problem: Problem) -> dict[str, Any]:
     return {
         "kind": problem.kind.name,
         "detail": problem.detail,
@@ -298,5 +298,5 @@ def _document(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _told(told: Mapping[str, Any]) -> Problem:
-    return Problem(**{**told, "kind": Kind[told["kind"]]})
+def _as_problem(document: Mapping[str, Any]) -> Problem:
+    return Problem(**{**document, "kind": Kind[document["kind"]]})

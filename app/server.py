@@ -167,6 +167,8 @@ class Server(uvicorn.Server):
 
     async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
         listening = [each for server in self.servers for each in server.sockets]
+        if not self._closes_port():  # told with all the others, it may be the first to stop
+            await asyncio.sleep(CLOSING_SECONDS)
         for each in listening if self._closes_port() else ():
             take_no_new(each)
         await asyncio.sleep(CLOSING_SECONDS)

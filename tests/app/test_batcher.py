@@ -297,6 +297,17 @@ async def test_the_rows_of_a_refused_request_are_let_go_of_with_it() -> None:
             assert failed() is None
 
 
+async def test_a_device_that_is_lost_keeps_no_rows() -> None:
+    async with started() as driver:
+        driver.engine.lost, driver.engine.error = True, RuntimeError("CUDA error")
+        with garbage_kept():
+            driver.step()
+            rows = await refused_rows(driver.batcher, SOON)
+            driver.engine.error = None  # which the test itself keeps
+            await driver.batcher.close(SOON)
+            assert rows() is None
+
+
 async def test_an_answer_in_the_turn_of_its_deadline_is_given(driver: Driver) -> None:
     answer = driver.submit(1, seconds=1.0)
     await driver.launches()

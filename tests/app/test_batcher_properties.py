@@ -27,7 +27,7 @@ TASKS = [
 COLUMNS = [1, 4, 1]  # of a row of each
 MAX_BATCH, MAX_IMAGES, LARGEST = 6, 10, 12
 MAX_BYTES = 160  # of 5 wide rows, or of 20 others
-LATE, SOON = 0.0, 60.0
+LATE, BRIEF, SOON = 0.0, 0.005, 60.0
 OF_KIND = {Kind.OVERLOADED: "overloaded", Kind.DEADLINE: "deadline", Kind.DEVICE_FAULT: "fault"}
 
 Submit = tuple[str, int, int, float]
@@ -35,13 +35,13 @@ submits = st.tuples(
     st.sampled_from(["submit", "submit_when_room"]),
     st.integers(0, len(TASKS) - 1),
     st.integers(1, LARGEST),
-    st.sampled_from([SOON, SOON, SOON, LATE]),
+    st.sampled_from([SOON, SOON, SOON, BRIEF, LATE]),
 )
 actions = st.lists(
     st.one_of(
         submits,
         submits,
-        st.tuples(st.sampled_from(["end", "fail", "turn"])),
+        st.tuples(st.sampled_from(["end", "fail", "turn", "wait"])),
         st.tuples(st.just("cancel"), st.integers(0, 99)),
     ),
     max_size=40,
@@ -130,6 +130,8 @@ class Story:
                 self.cancel(number)
             case ("turn",):
                 await asyncio.sleep(0)
+            case ("wait",):  # so that what waits, or is computed in part, is late
+                await asyncio.sleep(BRIEF)
             case (kind,):
                 self.engine.are_sound.put(kind == "end")
 

@@ -356,15 +356,23 @@ def test_a_connection_that_is_made_as_the_server_stops_is_told_that_its_answer_i
         assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
-@pytest.mark.parametrize("closes_port", [True, False])
+@pytest.mark.parametrize(
+    "closes_port",
+    [
+        pytest.param((True, True), id="it is"),
+        pytest.param((False, True), id="it is, said late"),
+        pytest.param((False, False), id="others listen on"),
+    ],
+)
 def test_the_kernel_takes_no_new_connections_where_the_port_is_closed(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, closes_port: bool
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, closes_port: tuple[bool, bool]
 ) -> None:
+    answers = iter(closes_port)
     told: list[tuple[str, int]] = []
     monkeypatch.setattr("app.server.take_no_new", lambda listener: told.append(listener.getsockname()))
     with running(bundle_folder) as server:
-        expected = [address(server)] if closes_port else []
-        monkeypatch.setattr(server.server, "_closes_port", lambda: closes_port)
+        expected = [address(server)] if closes_port[-1] else []
+        monkeypatch.setattr(server.server, "_closes_port", lambda: next(answers))
     assert told == expected
 
 
