@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from app.backlog import Backlog
 from app.errors import Kind, Problem
 from app.metrics import DeviceMemory, QueueMetrics
 from app.operations import ModelTask
@@ -33,7 +34,6 @@ Arrays = tuple[np.ndarray, ...]
 # rows, until garbage is looked for: by its traceback's frames.
 Refusal = Callable[[], Exception]
 MEMORY_SECONDS = 1.0  # at least, between two looks at the device's memory
-RATE_MEMORY = 0.9  # weight of the past in the running images per second, which Retry-After is told from
 
 
 class Pending(Protocol):
@@ -121,14 +121,17 @@ class Batcher:
         *,
         max_queued_images: int,
         max_queued_bytes: int,
+        max_queued_seconds: float,
     ) -> None:
         self._engine, self._metrics = engine, metrics
         self._max_queued_images, self._max_queued_bytes = max_queued_images, max_queued_bytes
+        self._max_queued_seconds = max_queued_seconds
         metrics.max_queued_images.set(max_queued_images)
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
+        self._backlog = Backlog(engine.room)
         self._queued_images = self._queued_bytes = self._running_images = 0
-        self._images_per_second = self._last_ended = self._next_look = 0.0
+        self._last_ended = self._next_look = 0.0
         self._is_closing = False
         self._fault: BaseException | None = None
         self._room = asyncio.Event()
@@ -183,7 +186,9 @@ class Batcher:
     def check_room(self) -> None:
         """Raise Problem, overloaded, where no request has room: what its body holds need not be looked at."""
         if self.is_full:
-            raise self._counted(self._overloaded("images", self._queued_images + 1, self._max_queued_images))
+            with self._changed:
+                refusal = self._too_many("images", self._queued_images + 1, self._max_queued_images)
+            raise self._counted(refusal)
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Queue rows for a task and wait for its outputs.
@@ -249,21 +254,31 @@ class Batcher:
             images = self._queued_images + images_in(job.rows)
             size = self._queued_bytes + bytes_in(job.rows)
             if self._queued_images and images > self._max_queued_images:
-                return self._overloaded("images", images, self._max_queued_images)
+                return self._too_many("images", images, self._max_queued_images)
             if self._queued_images and size > self._max_queued_bytes:
-                return self._overloaded("bytes", size, self._max_queued_bytes)
+                return self._too_many("bytes", size, self._max_queued_bytes)
+            queue = self._queues.get(job.task, ())
+            seconds = self._backlog.seconds_before(job.task, images_in(job.rows), len(queue))
+            if seconds > self._max_queued_seconds:
+                limit = self._max_queued_seconds
+                detail = f"{seconds:.3g} seconds of work are queued before it; the limit is {limit:g}"
+                return self._overloaded(detail, round(seconds, 3), limit)
             self._queues.setdefault(job.task, deque()).append(job)
-            self._count(job.rows, 1)
+            self._count(job.task, job.rows, 1)
             self._changed.notify()
             return None
 
-    def _overloaded(self, unit: str, value: int, limit: int) -> Refusal:
-        wait = self._queued_images / self._images_per_second if self._images_per_second else 1.0
-        detail = f"{value} {unit} would be queued; the limit is {limit}"
+    def _too_many(self, unit: str, value: int, limit: int) -> Refusal:
+        return self._overloaded(f"{value} {unit} would be queued; the limit is {limit}", value, limit)
+
+    def _overloaded(self, detail: str, value: float, limit: float) -> Refusal:
+        wait = self._backlog.seconds() or 1.0
         return partial(Problem, Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
-    def _count(self, rows: np.ndarray, sign: Literal[1, -1]) -> None:
-        self._queued_images += sign * images_in(rows)
+    def _count(self, task: ModelTask, rows: np.ndarray, sign: Literal[1, -1]) -> None:
+        images = sign * images_in(rows)
+        self._backlog.count(task, images)
+        self._queued_images += images
         self._queued_bytes += sign * bytes_in(rows)
         self._metrics.queued_images.set(self._queued_images)
 
@@ -273,7 +288,7 @@ class Batcher:
             if job.dropped is None:
                 job.dropped = cause
                 self._metrics.dropped.labels(cause).inc()
-                self._count(job.rows[job.taken :], -1)
+                self._count(job.task, job.rows[job.taken :], -1)
                 job.rows = np.empty(
                     (0, *job.rows.shape[1:]), job.rows.dtype
                 )  # its place in the queue is light
@@ -326,7 +341,7 @@ class Batcher:
                 continue  # its own timer answers it
             part = job.rows[job.taken : stop_of(job.rows, job.taken, min(share, room - batch.images))]
             job.taken += len(part)
-            self._count(part, -1)
+            self._count(task, part, -1)
             batch.jobs.append(job)
             batch.parts.append(part)
             batch.images += images_in(part)
@@ -358,11 +373,9 @@ class Batcher:
         self._metrics.batches[computed].inc()
         self._metrics.batch_images.observe(batch.images)
         self._metrics.compute_seconds.observe(seconds)
-        rate = batch.images / max(seconds, 1e-6)
         with self._changed:
             self._running_images -= batch.images
-            past = self._images_per_second or rate
-            self._images_per_second = RATE_MEMORY * past + (1 - RATE_MEMORY) * rate
+            self._backlog.measure(batch.task, seconds)
 
     def _look_at_memory(self, now: float) -> None:
         # In this thread, which is the one that may wait for a device that hangs.

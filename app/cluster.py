@@ -228,7 +228,9 @@ async def run_engine(settings: Settings, folder: Path) -> int:
             await asyncio.sleep(POLL_SECONDS)
         has_closed = await batcher.close(CLOSE_SECONDS)
     status = 0 if batcher.fault is None else 1
-    if not has_closed:  # the interpreter's end would abort the process under a thread inside torch
+    # The interpreter's end would abort the process: under a thread inside torch, or as it lets go of pinned
+    # buffers of a device that is lost.
+    if status or not has_closed:
         logging.shutdown()
         os._exit(status)
     return status

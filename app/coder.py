@@ -72,8 +72,14 @@ class Coder:
             metrics.of_queue("codec"),
             max_queued_images=settings.max_queued_images,
             max_queued_bytes=settings.max_queued_bytes,
+            max_queued_seconds=settings.bounded_queued_seconds,
         )
-        self._workers = Workers(threads, settings.max_queued_bytes, metrics)
+        self._workers = Workers(
+            threads,
+            metrics,
+            max_bytes=settings.max_queued_bytes,
+            max_seconds=settings.bounded_queued_seconds,
+        )
         self._queue_seconds = metrics.queue_seconds.labels(CLASSICAL)
         self._compute_seconds = metrics.compute_seconds.labels(CLASSICAL)
         for id in (*codecs, CLASSICAL):

@@ -110,6 +110,9 @@ class CudaEngine:
                     key = (name, operation, size)
                     self._graphs[key] = self._capture(ModelTask(name, operation), rows[:size])
                     size //= 2
+            for count in (1, self.max_batch):  # so that the first score finds its kernels loaded
+                scored = example_rows(self._models[name], Operation.SCORE, count)
+                self.launch(ModelTask(name, Operation.SCORE), [scored]).result()
 
     def _capture(self, task: ModelTask, rows: Tensor) -> CapturedGraph:
         with torch.cuda.stream(self._stream):

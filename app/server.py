@@ -193,15 +193,19 @@ class Server(uvicorn.Server):
         return 1 if self._service.load_fault is not None else 0
 
     @property
-    def is_computing(self) -> bool:
-        """Whether a batch that was not waited for still runs, after `run`."""
-        return self._service.is_computing
+    def leaves_at_once(self) -> bool:
+        """Whether the interpreter's end would abort the process, after `run`.
+
+        By a batch that was not waited for, whose thread is inside torch, or by the pinned buffers of a device
+        that is lost.
+        """
+        return self._service.is_computing or self._service.device_is_lost
 
 
 def serve(server: Server, sockets: list[socket.socket] | None = None) -> int:
     """Serve until told to stop, and return the exit status."""
     server.run(sockets)
-    if server.is_computing:  # the interpreter's end would abort the process under a thread inside torch
+    if server.leaves_at_once:
         logging.shutdown()
         os._exit(server.exit_status())
     return server.exit_status()

@@ -252,6 +252,7 @@ def new_batcher(engine: CpuEngine | CudaEngine, settings: Settings, metrics: Met
         metrics.of_queue("vae"),
         max_queued_images=settings.max_queued_images,
         max_queued_bytes=settings.max_queued_bytes,
+        max_queued_seconds=settings.bounded_queued_seconds,
     )
 
 

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         ge=1,
         description="bytes of bodies on their way in, and again of images that wait; more is answered 429",
     )
+    max_queued_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="of work that may wait before a request, as measured, and half of the deadline at most; "
+        "more is answered 429",
+    )
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="bytes of a request's body")
     max_images: int = Field(default=4096, ge=1, description="images or latents in one request")
     max_pixels: int = Field(default=1 << 24, ge=1, description="pixels of one encoded image, before fitting")
@@ -121,6 +127,11 @@ class Settings(BaseSettings):
     def _read_keys(self) -> Self:
         self.keys()
         return self
+
+    @property
+    def bounded_queued_seconds(self) -> float:
+        """Seconds of work that may wait, so that a request which waits for them is still answered in time."""
+        return min(self.max_queued_seconds, self.deadline_seconds / 2)
 
     def keys(self) -> list[str]:
         """Return every key that a request may have.

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from app.backlog import PAST
 from app.errors import Kind, Problem
 from app.metrics import Metrics
 from codec.workers import workers
@@ -45,13 +46,15 @@ async def in_time(waited_for: Awaitable[T], deadline: float, metrics: Metrics) -
 
 
 class Workers:
-    """Runs functions in threads, as long as what they all hold is bounded."""
+    """Runs functions in threads, as long as what they all hold, and the time that takes, are bounded."""
 
-    def __init__(self, threads: int, max_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, threads: int, metrics: Metrics, *, max_bytes: int, max_seconds: float) -> None:
         self._executor = workers(threads)
-        self._max_bytes, self._metrics = max_bytes, metrics
+        self._threads, self._metrics = threads, metrics
+        self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._lock = threading.Lock()
-        self._held_bytes = 0
+        self._held = self._held_bytes = 0
+        self._seconds = 0.0  # of a function, the running mean
         self._is_closing, self._idle = False, threading.Event()
         self._idle.set()
 
@@ -68,8 +71,9 @@ class Workers:
     async def run(self, function: Callable[[], T], size_bytes: int, deadline: float) -> Done[T]:
         """Run a function that holds `size_bytes` until it ends.
 
-        Raises Problem: overloaded where all would hold too much, though one alone always may; deadline where
-        `deadline` (time.monotonic) passes first. A function that has begun then runs to its end all the same.
+        Raises Problem: overloaded where all would hold too much, or what is held takes too long, though one
+        alone always may; deadline where `deadline` (time.monotonic) passes first. A function that has begun
+        then runs to its end all the same.
         """
         created = time.monotonic()
 
@@ -79,11 +83,13 @@ class Workers:
         def timed() -> Done[T]:
             started = time.monotonic()
             found = waiting.pop()()
-            return Done(found, started - created, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._measure(seconds)
+            return Done(found, started - created, seconds)
 
         def ended(_: object) -> None:
             waiting.clear()
-            self._hold(-size_bytes)
+            self._hold(-1, -size_bytes)
 
         self._admit(size_bytes)
         future = self._executor.submit(timed)
@@ -96,12 +102,28 @@ class Workers:
             raise Problem(Kind.NOT_READY, "the service is stopping")
         wanted = self._held_bytes + size_bytes
         if self._held_bytes and wanted > self._max_bytes:
-            self._metrics.dropped.labels("overloaded").inc()
             detail = f"{wanted} bytes of images would be held; the limit is {self._max_bytes}"
-            raise Problem(Kind.OVERLOADED, detail, value=wanted, limit=self._max_bytes)
-        self._hold(size_bytes)
+            raise self._overloaded(detail, wanted, self._max_bytes)
+        seconds = self._held_seconds()
+        if seconds > self._max_seconds:
+            detail = f"{seconds:.3g} seconds of work are held before it; the limit is {self._max_seconds:g}"
+            raise self._overloaded(detail, round(seconds, 3), self._max_seconds)
+        self._hold(1, size_bytes)
 
-    def _hold(self, size_bytes: int) -> None:
+    def _overloaded(self, detail: str, value: float, limit: float) -> Problem:
+        self._metrics.dropped.labels("overloaded").inc()
+        wait = self._held_seconds() or 1.0
+        return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
+
+    def _held_seconds(self) -> float:
+        return self._held * self._seconds / self._threads
+
+    def _measure(self, seconds: float) -> None:
         with self._lock:
+            self._seconds = PAST * (self._seconds or seconds) + (1 - PAST) * seconds
+
+    def _hold(self, count: int, size_bytes: int) -> None:
+        with self._lock:
+            self._held += count
             self._held_bytes += size_bytes
-            self._idle.clear() if self._held_bytes else self._idle.set()
+            self._idle.clear() if self._held else self._idle.set()

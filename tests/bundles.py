@@ -47,7 +47,7 @@ def save_small_bundle(
 
     `options` are those of save_bundle.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = VAE(config)
     change(model)

@@ -64,7 +64,7 @@ def tiny_vae(shape: tuple[int, int, int], means: float = 1.0) -> VAE:
         likelihood=LikelihoodConfig(name="logistic-mixture", components=2),
         input=InputConfig(shape=shape),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = VAE(config).eval()
         for name, parameter in model.named_parameters():

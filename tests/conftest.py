@@ -44,6 +44,6 @@ def _unchecked_while_recorded() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seed() -> Iterator[None]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

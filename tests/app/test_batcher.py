@@ -74,10 +74,15 @@ class Held:
 class Driver:
     """A batcher with its stepped engine."""
 
-    def __init__(self, depth: int = 1, max_batch: int = 8, **limits: int) -> None:
+    def __init__(self, depth: int = 1, max_batch: int = 8, **limits: float) -> None:
         self.engine = Stepped(depth, max_batch)
         self.metrics = Metrics()
-        values = {"max_queued_images": 100, "max_queued_bytes": 10_000, **limits}
+        values = {
+            "max_queued_images": 100,
+            "max_queued_bytes": 10_000,
+            "max_queued_seconds": SOON,
+            **limits,
+        }
         self.batcher = Batcher(self.engine, self.metrics.of_queue("vae"), **values)
 
     def submit(
@@ -109,7 +114,7 @@ async def driver() -> AsyncIterator[Driver]:
 
 
 class started:
-    def __init__(self, depth: int = 1, **limits: int) -> None:
+    def __init__(self, depth: int = 1, **limits: float) -> None:
         self.arguments = (depth, limits)
 
     async def __aenter__(self) -> Driver:
@@ -204,6 +209,27 @@ async def test_a_full_queue_refuses_at_once(limits: dict[str, int], detail: str)
         await asyncio.gather(running, waiting)
 
 
+async def test_more_work_than_may_wait_is_refused_at_once() -> None:
+    async with started(max_queued_seconds=1e-9) as driver:
+        driver.step()
+        await driver.submit(1)  # from which it is known that a batch takes longer
+        running = driver.submit(1)
+        await driver.launches(2)
+        large = driver.submit(8)
+        small = driver.submit(1)  # has its share of the next batch
+        await asyncio.sleep(0)
+        with pytest.raises(
+            Problem, match="seconds of work are queued before it; the limit is 1e-09"
+        ) as caught:
+            await driver.submit(8)
+        assert caught.value.kind is Kind.OVERLOADED
+        assert (driver.dropped("overloaded"), driver.dropped("deadline")) == (1, 0)
+        driver.step(3)
+        await asyncio.gather(running, large, small)
+        driver.step()
+        await driver.submit(8)
+
+
 async def test_an_empty_queue_takes_a_request_of_any_size() -> None:
     async with started(max_queued_images=5, max_queued_bytes=20) as driver:
         driver.step(1)
@@ -221,8 +247,7 @@ async def test_retry_after_is_the_time_the_queue_needs() -> None:
         waiting = driver.submit(10)
         with pytest.raises(Problem) as caught:
             await driver.submit(1)
-        rate = driver.batcher._images_per_second
-        assert caught.value.retry_after_seconds == pytest.approx(10 / rate)
+        assert caught.value.retry_after_seconds == pytest.approx(2 * first.result().compute_seconds)
         driver.step(3)
         await asyncio.gather(running, waiting)
 

@@ -89,13 +89,19 @@ class Story:
     """A batcher, and every request that was made of it."""
 
     engine: Recording
+    max_queued_seconds: float
     metrics: Metrics = field(default_factory=Metrics)
     requests: list[tuple[np.ndarray, bool, asyncio.Task[Answer]]] = field(default_factory=list)
     rows: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"max_queued_images": MAX_IMAGES, "max_queued_bytes": MAX_BYTES}
-        self.batcher = Batcher(self.engine, self.metrics.of_queue("vae"), **limits)
+        self.batcher = Batcher(
+            self.engine,
+            self.metrics.of_queue("vae"),
+            max_queued_images=MAX_IMAGES,
+            max_queued_bytes=MAX_BYTES,
+            max_queued_seconds=self.max_queued_seconds,
+        )
 
     def submit(self, method: str, task: int, count: int, seconds: float) -> None:
         count = -(-count // COLUMNS[task])
@@ -169,8 +175,8 @@ class Story:
             assert 1 <= sum(map(len, parts)) <= max(1, MAX_BATCH // task.samples)
 
 
-async def told(depth: int, story_of: list[tuple[object, ...]]) -> None:
-    story = Story(Recording(depth))
+async def told(depth: int, max_queued_seconds: float, story_of: list[tuple[object, ...]]) -> None:
+    story = Story(Recording(depth), max_queued_seconds)
     await story.batcher.start()
     for action in story_of:
         await story.act(action)
@@ -191,11 +197,13 @@ async def told(depth: int, story_of: list[tuple[object, ...]]) -> None:
     assert story.batcher._queued_bytes == 0
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_every_request_is_answered_once_with_its_own_rows_or_refused_and_counted(depth: int) -> None:
+@pytest.mark.parametrize(("depth", "max_queued_seconds"), [(1, SOON), (2, SOON), (1, 1e-9)])
+def test_every_request_is_answered_once_with_its_own_rows_or_refused_and_counted(
+    depth: int, max_queued_seconds: float
+) -> None:
     @settings(deadline=None)
     @given(actions)
     def check(story_of: list[tuple[object, ...]]) -> None:
-        asyncio.run(told(depth, story_of))
+        asyncio.run(told(depth, max_queued_seconds, story_of))
 
     check()

@@ -243,6 +243,20 @@ def test_an_engine_whose_last_batch_does_not_end_is_left(
     stopper.join()
 
 
+def test_an_engine_whose_device_is_lost_leaves_with_one(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(status: int) -> None:
+        raise SystemExit(f"left at once with {status}")
+
+    monkeypatch.setattr(Batcher, "fault", RuntimeError("CUDA error"))
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("logging.shutdown", lambda: None)
+    settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
+    with pytest.raises(SystemExit, match="left at once with 1"):
+        asyncio.run(cluster.run_engine(settings, tmp_path))
+
+
 def test_an_engine_in_a_process_of_its_own_tells_of_its_device_s_memory(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

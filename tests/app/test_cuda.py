@@ -1,5 +1,8 @@
 """The engine on a GPU; the bucket arithmetic needs none."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -95,7 +98,18 @@ def test_a_launch_that_fails_leaves_the_batch_in_flight_alone(
     after.result()
 
 
+@pytest.fixture
+def precision_as_before() -> Iterator[None]:
+    """Set back what an engine sets of the whole process."""
+    backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    before = [backend.fp32_precision for backend in backends]
+    yield
+    for backend, precision in zip(backends, before, strict=True):
+        backend.fp32_precision = precision
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("precision_as_before")
 @pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 2e-2), ("bf16", 1e-1)])
 def test_lower_precisions_stay_near(
     grey: Bundle, on_cpu: CpuEngine, precision: str, tolerance: float

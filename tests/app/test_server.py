@@ -180,6 +180,7 @@ def test_a_lost_device_turns_readiness_and_liveness_off(
         problem(server.client.get("/health/live"), 503, "device-fault", "the device is lost")
         assert "vae_ready 0.0" in server.client.get("/metrics").text
         problem(post(server), 503, "device-fault", "the device is lost")
+        assert server.server.leaves_at_once
 
 
 def test_draining_turns_readiness_off_and_still_answers(bundle_folder: Path, gate: Gate) -> None:
@@ -220,7 +221,7 @@ def test_ctrl_c_ends_the_wait_for_work_in_flight_and_sigterm_does_not(
         server.server.handle_exit(signal.SIGINT, None)
         server.thread.join(30)
         assert not server.thread.is_alive()
-        assert server.server.is_computing
+        assert server.service.is_computing
     problem(answers[0], 503, "not-ready", "the service stopped before the answer was there")
 
 
@@ -469,9 +470,9 @@ def test_a_second_ctrl_c_ends_the_process_under_load_with_exit_zero(bundle_folde
     assert status == 0, errors
 
 
-def test_a_process_does_not_wait_for_a_batch_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_its_end_would_abort_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Computing(Server):
-        is_computing = True
+        leaves_at_once = True
 
         def run(self, sockets: object = None) -> None:
             pass
@@ -492,7 +493,7 @@ def test_sigterm_while_warming_up_exits_zero(
     monkeypatch.setattr(CpuEngine, "warm_up", lambda engine: gate.opened.wait(30))
     monkeypatch.setattr(Running, "wait_until_ready", lambda self: None)
     with running(bundle_folder) as server:
-        eventually(lambda: server.server.is_computing)
+        eventually(lambda: server.service.is_computing)
         server.server.handle_exit(signal.SIGTERM, None)
         server.thread.join(30)
         assert not server.thread.is_alive()

@@ -36,6 +36,11 @@ def test_wrong_values_are_refused_with_the_limit(values: dict[str, object], mess
         Settings(**values)
 
 
+@pytest.mark.parametrize(("deadline", "bounded"), [(30, 5), (10, 5), (8, 4)])
+def test_a_request_waits_for_half_of_its_deadline_at_most(deadline: float, bounded: float) -> None:
+    assert Settings(deadline_seconds=deadline).bounded_queued_seconds == bounded
+
+
 def test_a_misspelt_variable_is_found() -> None:
     assert unknown_variables({"VAE_MAX_BATCHES": "1", "VAE_PORT": "1", "HOME": "/"}) == ["VAE_MAX_BATCHES"]
 

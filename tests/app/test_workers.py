@@ -22,7 +22,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.workers = Workers(1, 100, self.metrics)
+        self.workers = Workers(1, self.metrics, max_bytes=100, max_seconds=SOON)
         self.entered, self.may_end = threading.Event(), threading.Event()
 
     def wait(self) -> str:
@@ -75,6 +75,19 @@ async def test_what_is_held_together_is_bounded(pool: Pool) -> None:
     await asyncio.sleep(0)
     pool.may_end.set()
     await asyncio.gather(first, second)
+
+
+async def test_the_work_that_is_held_is_bounded(pool: Pool) -> None:
+    pool.workers._max_seconds = 1e-9
+    done = await pool.workers.run(lambda: time.sleep(0.01), 1, time.monotonic() + SOON)
+    await pool.until_idle()
+    first = await pool.begin()
+    with pytest.raises(Problem, match="seconds of work are held before it; the limit is 1e-09") as caught:
+        await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
+    assert caught.value.retry_after_seconds == pytest.approx(done.compute_seconds)
+    assert pool.dropped("overloaded") == 1
+    pool.may_end.set()
+    await first
 
 
 async def test_one_alone_may_hold_any(pool: Pool) -> None:
@@ -133,7 +146,7 @@ async def test_what_nobody_waits_for_any_more_is_let_go_at_once(pool: Pool) -> N
 
 
 async def test_closing_takes_nothing_more_and_waits_for_what_runs(pool: Pool) -> None:
-    assert await Workers(1, 100, pool.metrics).close(SOON)
+    assert await Workers(1, pool.metrics, max_bytes=100, max_seconds=SOON).close(SOON)
     first = await pool.begin()
     assert not await pool.workers.close(0.0)
     with pytest.raises(Problem, match="the service is stopping") as caught:

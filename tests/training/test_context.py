@@ -20,7 +20,7 @@ ACTIVATIONS = 3
 
 
 def built(shape: tuple[int, int, int], config: CodecTraining = TRAINING) -> ContextModel:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = Upsample(ACTIVATIONS, config.features, (shape[1], shape[2]))
         model = ContextModel(
