@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import loaded, questions_of
-from benchmarks.faults.service import ready_service
+from benchmarks.faults.service import left_after, ready_service, wait_for_quiet
 from benchmarks.serving.processes import BenchmarkError
 
 JUMPS = ("+2d", "-2d", "+1h", "-1h", "+0")
@@ -37,6 +37,8 @@ def run(setup: Setup) -> list[Row]:
     around = ("env", *(f"{name}={value}" for name, value in faked.items()), f"LD_PRELOAD={library()}")
     dates = set()
     with ready_service(setup, settings, around=around) as service:
+        wait_for_quiet(service)
+        before = service.held()
         with loaded(service.port, questions_of(setup.bundle), CLIENTS, 60.0) as tally:
             for jump in jumps:
                 time.sleep(STILL_SECONDS)
@@ -44,20 +46,21 @@ def run(setup: Setup) -> list[Row]:
                 time.sleep(STILL_SECONDS)
                 answer = service.ask("GET", "/health/live")
                 dates.add(answer.headers.get("date", "")[5:11])
-        is_ready = service.is_ready()
+        left, is_ready = left_after(service, before), service.is_ready()
     bad = tally.count("lost", "hung", "failed", "wrong", "refused", "turned_away")
     return [
         Row(
             "the wall clock jumps under load",
             len(jumps),
             settings,
-            {**tally.document(), "days_that_answers_told": len(dates)},
+            {**tally.document(), "days_that_answers_told": len(dates), **left.figures()},
             {
                 "every request is answered": bad == 0 and tally.count("answered") > 0,
                 "none takes longer than its deadline": (
                     tally.worst_seconds <= DEADLINE_SECONDS + ALLOWANCE_SECONDS
                 ),
                 "the clock did jump: answers told of several days": len(dates) >= 3,
+                **left.promises(),
                 "ready at the end": is_ready,
             },
         )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import questions_of
-from benchmarks.faults.service import SETTLE_SECONDS, Service, ready_service
+from benchmarks.faults.service import Service, left_after, ready_service, wait_for_quiet
 
 TIMES, TOGETHER = 1000, 20
-ALLOWED_BYTES = 32 << 20  # of memory that allocators keep
-QUIET_SECONDS = 30.0
-LEFT = ("vae_queued_images", "vae_requests_in_flight")  # the scrape itself is one in flight
 SETTINGS: Mapping[str, str] = {"VAE_THREADS": "1"}
 PATH = "/sample?n=2000&format=npy"
 
@@ -42,22 +38,9 @@ def departed(setup: Setup, fault: str, sent: bytes, read_bytes: int) -> Row:
         rounds = setup.times(TIMES / TOGETHER)
         for _ in range(rounds):
             hang_up(service, sent, read_bytes, TOGETHER)
-        seconds, left = wait_for_quiet(service)
-        after, is_ready = service.held(), service.is_ready()
-    grown = after.resident_bytes - before.resident_bytes
-    figures = {"quiet_after_seconds": round(seconds, 3), "left": left, "grown_bytes": grown}
-    return Row(
-        fault,
-        rounds * TOGETHER,
-        SETTINGS,
-        {**figures, "before": before.__dict__, "after": after.__dict__},
-        {
-            "nothing is queued or in flight afterwards": left == 0,
-            f"memory grows by less than {ALLOWED_BYTES >> 20} MB": grown < ALLOWED_BYTES,
-            "no descriptor is left": after.open_files <= before.open_files,
-            "ready at the end": is_ready,
-        },
-    )
+        left, is_ready = left_after(service, before), service.is_ready()
+    promises = {**left.promises(), "ready at the end": is_ready}
+    return Row(fault, rounds * TOGETHER, SETTINGS, left.figures(), promises)
 
 
 def hang_up(service: Service, sent: bytes, read_bytes: int, count: int) -> None:
@@ -74,16 +57,3 @@ def hang_up(service: Service, sent: bytes, read_bytes: int, count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def wait_for_quiet(service: Service) -> tuple[float, float]:
-    """Return after how long nothing was queued or in flight, and what still was when that took too long.
-
-    Then the service has a moment to close what has ended, the connections of these questions among it.
-    """
-    begun = time.monotonic()
-    while (left := sum(map(service.figure, LEFT)) - 1) > 0 and time.monotonic() - begun < QUIET_SECONDS:
-        threading.Event().wait(0.05)
-    seconds = time.monotonic() - begun
-    threading.Event().wait(SETTLE_SECONDS)
-    return seconds, left

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import Tally, loaded, questions_of
-from benchmarks.faults.service import Service, ready_service
+from benchmarks.faults.service import Left, Service, left_after, ready_service, wait_for_quiet
 from benchmarks.serving.processes import BenchmarkError
 
 TIMES, CLIENTS, FRONT_ENDS = 20, 8, 2
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 10.0  # an engine is there again by then
 ALLOWANCE_SECONDS = 1.0  # over the deadline, for the answer that says so
 READY_SECONDS, GIVE_UP_SECONDS = 10.0, 60.0
 UP_SECONDS = 5.5  # before it is killed: the supervisor waits with one that keeps ending sooner
@@ -52,15 +52,15 @@ def killed(setup: Setup, role: str, times: int) -> Row:
     ends, timeout = Ends(), DEADLINE_SECONDS + 10 * ALLOWANCE_SECONDS
     with ready_service(setup, SETTINGS) as service:
         until_ready(service, [], lambda: said(service, "front-end") == FRONT_ENDS)
+        wait_for_quiet(service)
         before = service.held()
         with loaded(service.port, questions_of(setup.bundle), CLIENTS, timeout) as tally:
             for number in range(times):
                 time.sleep(UP_SECONDS)
                 kill_one(service, role, ends)
                 print(f"kill -9, {role}: {number + 1} of {times}, {dict(tally.fates)}", flush=True)
-        is_ready = service.is_ready(LOOKS)
-        after = service.held()
-    return row_of(role, times, tally, ends, {"before": before.__dict__, "after": after.__dict__}, is_ready)
+        left, is_ready = left_after(service, before), service.is_ready(LOOKS)
+    return row_of(role, times, tally, ends, left, is_ready)
 
 
 def kill_one(service: Service, role: str, ends: Ends) -> None:
@@ -115,9 +115,7 @@ def until_ready(service: Service, gone: list[int], is_replaced: Callable[[], boo
     raise BenchmarkError(f"the service was not ready again within {GIVE_UP_SECONDS:g} s")
 
 
-def row_of(
-    role: str, times: int, tally: Tally, ends: Ends, held: Mapping[str, object], is_ready: bool
-) -> Row:
+def row_of(role: str, times: int, tally: Tally, ends: Ends, left: Left, is_ready: bool) -> Row:
     """Return the row; connections of a killed front end are lost with it, those of an engine are not."""
     bad = tally.count("hung", "failed", "wrong") + (tally.count("lost") if role == "engine" else 0)
     slowest, limit = max(ends.ready_after), DEADLINE_SECONDS + ALLOWANCE_SECONDS
@@ -126,10 +124,11 @@ def row_of(
         f" {ALLOWANCE_SECONDS:g} s": tally.worst_seconds <= limit and tally.count("hung") == 0,
         "every other request is answered, or refused with Retry-After": bad == 0,
         f"ready again within {READY_SECONDS:g} s": slowest < READY_SECONDS,
+        **left.promises(),
         "ready at the end": is_ready,
         "there was load": tally.count("answered") > 10 * times,
     }
-    figures = {**tally.document(), "ready_again_worst_seconds": round(slowest, 3), **held}
+    figures = {**tally.document(), "ready_again_worst_seconds": round(slowest, 3), **left.figures()}
     if role == "engine":
         figures["asked_while_there_was_none"] = sum(ends.asked)
         figures["said_to_be_ready_wrongly"] = ends.said_ready_wrongly

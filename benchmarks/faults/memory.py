@@ -9,7 +9,7 @@ from collections import Counter
 from benchmarks.faults.bombs import plain_png
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import questions_of
-from benchmarks.faults.service import ready_service, status_bytes
+from benchmarks.faults.service import left_after, ready_service, status_bytes
 
 TIMES, SPARE_BYTES = 20, 16 << 20
 SIDE = 4096
@@ -36,17 +36,18 @@ def run(setup: Setup) -> list[Row]:
             found[ask_much()] += 1
             answer = service.ask(small.method, small.path, small.body, small.headers)
             right += answer.status == 200 and small.is_right(answer.body)
-        after, is_ready = service.held(), service.is_ready()
+        left, is_ready = left_after(service, before), service.is_ready()
     return [
         Row(
             "no more memory on the host",
             times,
             SETTINGS,
-            {"large": dict(found), "small_right": right, "before": before.__dict__, "after": after.__dict__},
+            {"large": dict(found), "small_right": right, **left.figures()},
             {
                 "large requests are refused, and told why": set(found)
                 == {"429 the host has no memory for this request now"},
                 "small requests are answered": right == times,
+                **left.promises(),
                 "ready at the end": is_ready,
             },
         )

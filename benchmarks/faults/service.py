@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.faults.found import Setup
 from benchmarks.serving.processes import Process, free_port, marked, started, wait_until_ready
 
 PYTHON_APP = (sys.executable, "-m", "app")
 ANSWER_SECONDS = 40.0  # longer than the service's own deadline of 30
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS, QUIET_SECONDS = 1.0, 30.0
+ALLOWED_BYTES = 32 << 20  # of memory that allocators keep
+LEFT = ("vae_queued_images", "vae_requests_in_flight")  # the scrape itself is one in flight
 _numbers = itertools.count(1)
 
 
@@ -98,6 +101,54 @@ class Service:
                 if b"app.cluster" in arguments and role.encode() in arguments:
                     found.append(pid)
         return sorted(found)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a service held before it was ill-treated, and what is left of that after."""
+
+    before: Held
+    after: Held
+    quiet_after_seconds: float
+    in_flight: float  # and queued
+
+    def figures(self) -> dict[str, Any]:
+        """Return it for a row."""
+        return {
+            "quiet_after_seconds": round(self.quiet_after_seconds, 3),
+            "left": self.in_flight,
+            "grown_bytes": self.after.resident_bytes - self.before.resident_bytes,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+        }
+
+    def promises(self) -> dict[str, bool]:
+        """Return whether nothing is left."""
+        grown = self.after.resident_bytes - self.before.resident_bytes
+        return {
+            "nothing is queued or in flight afterwards": self.in_flight == 0,
+            f"memory grows by less than {ALLOWED_BYTES >> 20} MB": grown < ALLOWED_BYTES,
+            "no descriptor is left": self.after.open_files <= self.before.open_files,
+        }
+
+
+def left_after(service: Service, before: Held) -> Left:
+    """Wait until a service is quiet, and look at what it holds then."""
+    seconds, in_flight = wait_for_quiet(service)
+    return Left(before, service.held(), seconds, in_flight)
+
+
+def wait_for_quiet(service: Service) -> tuple[float, float]:
+    """Return after how long nothing was queued or in flight, and what still was when that took too long.
+
+    Then the service has a moment to close what has ended, the connections of these questions among it.
+    """
+    begun = time.monotonic()
+    while (left := sum(map(service.figure, LEFT)) - 1) > 0 and time.monotonic() - begun < QUIET_SECONDS:
+        time.sleep(0.05)
+    seconds = time.monotonic() - begun
+    time.sleep(SETTLE_SECONDS)
+    return seconds, left
 
 
 def status_bytes(pid: int, name: str) -> int:

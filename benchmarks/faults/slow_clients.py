@@ -57,9 +57,11 @@ def beside(setup: Setup, kind: str) -> Row:
     [question, *_] = questions_of(setup.bundle)
     content_type, accept = question.headers["Content-Type"], question.headers["Accept"]
     request = request_bytes(question.method, question.path, content_type, accept, question.body)
+    last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)  # so that others are made
+    requests = [request, last]
     with ready_service(setup, SETTINGS) as service:
-        offer(service.port, [request], PER_SECOND, 2)
-        alone = offer(service.port, [request], PER_SECOND, seconds)
+        offer(service.port, requests, PER_SECOND, 2)
+        alone = offer(service.port, requests, PER_SECOND, seconds)
         before = service.held()
         with started(
             command_of(kind, service.port, seconds + 60),
@@ -71,7 +73,7 @@ def beside(setup: Setup, kind: str) -> Row:
             halfway: list[int] = []
             looking = threading.Timer(seconds / 2, lambda: halfway.append(service.held().open_files))
             looking.start()
-            beside = offer(service.port, [request], PER_SECOND, seconds)
+            beside = offer(service.port, requests, PER_SECOND, seconds)
             looking.join()
             slow.raise_if_ended()
         threading.Event().wait(SETTLE_SECONDS)

@@ -37,6 +37,7 @@ SETTLE_SECONDS = 0.5  # for the service to notice that the load's connections ar
 WARM_UP_PASSES = 2  # over the workloads: buffers grow, query strings are remembered
 METRICS_SECONDS = 60  # for the last requests to be answered first
 MOST_GROWTH_BYTES = 20_000_000  # at any time after the warm-up
+MOST_DRIFT = 1.5  # of a workload's median latency
 LARGEST = 4  # mappings named in the memory's account
 RESULTS = Path("benchmarks/serving/results")
 
@@ -167,6 +168,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "promises": {
             f"at most {MOST_GROWTH_BYTES / 1e6:g} MB more after the warm-up": growth <= MOST_GROWTH_BYTES,
             "no descriptor more": open_files <= 0,
+            f"at most {MOST_DRIFT:g} times as long in the end": max(drift.values()) <= MOST_DRIFT,
         },
     }
 

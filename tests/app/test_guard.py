@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import subprocess
 import sys
@@ -67,6 +68,20 @@ def test_without_one_nothing_is_answered(guarded: Running, path: str, headers: d
     problem(answer, 401, "unauthorized", "a key is needed")
     assert answer.headers["www-authenticate"] == 'Basic realm="vaeserve", Bearer'
     assert answer.headers["x-request-id"]
+
+
+def test_keys_are_not_logged(bundle_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wrong, body = "wrong-key-of-sixteen", {"images": []}
+    guarded = running(bundle_folder, api_keys=KEYS, access_log=True, log_level="debug")
+    with caplog.at_level(logging.DEBUG), guarded as server:
+        statuses = [
+            server.client.post("/encode", json=body, headers=headers).status_code
+            for key in (*KEYS, wrong)
+            for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"})
+        ]
+    assert statuses == [422] * 4 + [401] * 2
+    assert caplog.text.count("/encode") >= len(statuses)
+    assert not [key for key in (*KEYS, wrong) if key in caplog.text]
 
 
 def test_the_inference_protocol_says_it_in_its_own_form(guarded: Running) -> None:

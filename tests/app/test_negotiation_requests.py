@@ -257,6 +257,14 @@ class TestRefusingImages:
         assert problem.detail == "images[0] to [4] decode to 50000 bytes; the limit is 40000"
         assert (problem.value, problem.limit) == (50_000, 40_000)
 
+    def test_nesting_without_end(self) -> None:
+        depth = 2000
+        assert depth < MAX_JSON_VALUES
+        for body in (b"[" * depth + b"]" * depth, b'{"images":' * depth + b"0" + b"}" * depth):
+            problem = problem_of(lambda body=body: parse_images(body, JSON, LIMITS))
+            assert problem.kind is Kind.MALFORMED
+            assert "limit" in problem.detail  # which orjson words in its own way
+
     def test_not_json(self) -> None:
         problem = problem_of(lambda: parse_images(b'{"images": [', JSON, LIMITS))
         assert problem.kind is Kind.MALFORMED

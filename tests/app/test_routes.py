@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import socket
 import threading
 import zipfile
 from http.client import HTTPConnection
@@ -82,6 +83,18 @@ def problem(response: httpx.Response, status: int, slug: str, *words: str) -> di
 
 
 # encode
+
+
+@pytest.mark.parametrize("path", ["/encode", "/score", "/compress", "/v2/models/encode/infer"])
+def test_no_address_in_a_body_is_asked(client: httpx.Client, path: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        url = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/image.png"
+        tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [url]}
+        answer = client.post(path, json={"images": [url], "inputs": [tensor]})
+        assert answer.status_code in (400, 422)
+        with pytest.raises(BlockingIOError):  # as nobody came
+            elsewhere.accept()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
 from benchmarks.faults.overload import promises
 from benchmarks.faults.payloads import damaged
-from benchmarks.faults.service import Service
+from benchmarks.faults.service import Held, Left, Service
 from benchmarks.faults.slow_clients import compared, kept_of_slow_ones, percentile
 from benchmarks.serving.poisson import Answers, offer_one
 from benchmarks.serving.processes import BenchmarkError, Process, free_port
@@ -261,6 +261,22 @@ def test_the_list_of_sums_is_named_where_another_file_does_not_match_it() -> Non
     assert End(1, 1.0, False, log).is_refusal_of("SHA256SUMS")
 
 
+NOTHING_LEFT = Left(Held(1 << 30, 70), Held(1 << 30, 70), 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        replace(NOTHING_LEFT, in_flight=1.0),
+        replace(NOTHING_LEFT, after=Held((1 << 30) + (32 << 20), 70)),
+        replace(NOTHING_LEFT, after=Held(1 << 30, 71)),
+    ],
+)
+def test_what_is_left_breaks_a_promise(left: Left) -> None:
+    assert all(NOTHING_LEFT.promises().values())
+    assert list(left.promises().values()).count(False) == 1
+
+
 class Looks:
     """A log that says so many times that nothing serves yet, and then that it does."""
 
@@ -288,15 +304,15 @@ def test_a_service_that_says_it_is_ready_without_an_engine_breaks_its_promise(
         kill.watch(asked_at(port, tmp_path), ends, 0.0, Looks(3))
     assert (ends.asked, ends.said_ready_wrongly) == ([3], 0 if kept else 3)
     promise = "not said to be ready while there is none"
-    assert kill.row_of("engine", 1, tally, ends, {}, True).promises[promise] is kept
-    assert promise not in kill.row_of("front-end", 1, tally, ends, {}, True).promises
+    assert kill.row_of("engine", 1, tally, ends, NOTHING_LEFT, True).promises[promise] is kept
+    assert promise not in kill.row_of("front-end", 1, tally, ends, NOTHING_LEFT, True).promises
 
 
 def test_a_watch_that_never_asked_keeps_no_promise(tmp_path: Path) -> None:
     ends = kill.Ends(ready_after=[1.0])
     with answering(BUSY + b"\r\n") as port:
         kill.watch(asked_at(port, tmp_path), ends, 0.0, Looks(0))
-    row = kill.row_of("engine", 1, Tally(), ends, {}, True)
+    row = kill.row_of("engine", 1, Tally(), ends, NOTHING_LEFT, True)
     assert "not said to be ready while there is none" in row.broken
 
 
@@ -386,8 +402,8 @@ GOOD = {
     ],
 )
 def test_an_overload_keeps_every_promise_or_breaks_one(change: dict[str, float]) -> None:
-    assert all(promises(GOOD, 100.0, True).values())
-    assert list(promises({**GOOD, **change}, 100.0, True).values()).count(False) == 1
+    assert all(promises(GOOD, 100.0, 2.0, True).values())
+    assert list(promises({**GOOD, **change}, 100.0, 2.0, True).values()).count(False) == 1
 
 
 def test_a_disk_that_was_filled_takes_no_more_and_is_gone_afterwards(tmp_path: Path) -> None:
