@@ -1,4 +1,8 @@
-"""How long what waits for a device will take: what admission decides by, and Retry-After is told from."""
+"""How long what waits for a device will take: what admission decides by, and Retry-After is told from.
+
+What a batch takes is learned from batches as they end: until the first of an operation has, it counts for
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,7 @@ from collections.abc import Callable
 
 from app.operations import ModelTask
 
-PAST = 0.9  # weight of the past in the running seconds of a batch
-MAX_TASKS = 1024  # whose batches are remembered
+PAST = 0.9  # weight of what was measured before, against the next batch
 
 
 class Backlog:
@@ -17,7 +20,13 @@ class Backlog:
     def __init__(self, room: Callable[[ModelTask], int]) -> None:
         self._room = room  # images of a task's batch
         self._images: Counter[ModelTask] = Counter()
-        self._batch_seconds: dict[ModelTask, float] = {}  # the last measured is the last
+        # Of a model's operation: seconds of a batch for each image and sample that it has room for, times the
+        # images that were in it, and those images: the fuller a batch, the more it tells of what is to come.
+        self._measured: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._images)
 
     def count(self, task: ModelTask, images: int) -> None:
         """Add images that wait; or take some away, a negative number."""
@@ -25,12 +34,11 @@ class Backlog:
         if not self._images[task]:
             del self._images[task]
 
-    def measure(self, task: ModelTask, seconds: float) -> None:
-        """Learn what a batch of a task took."""
-        past = self._batch_seconds.pop(task, seconds)
-        self._batch_seconds[task] = PAST * past + (1 - PAST) * seconds
-        if len(self._batch_seconds) > MAX_TASKS:
-            del self._batch_seconds[next(iter(self._batch_seconds))]
+    def measure(self, task: ModelTask, images: int, seconds: float) -> None:
+        """Learn what a batch of so many images took."""
+        weighted, weight = self._measured.get((task.model, task.operation), (0.0, 0.0))
+        each = seconds / (self._room(task) * task.samples)
+        self._measured[task.model, task.operation] = PAST * weighted + images * each, PAST * weight + images
 
     def seconds(self) -> float:
         """Return how long the device needs for all that waits, as far as its batches were measured."""
@@ -49,4 +57,5 @@ class Backlog:
         )
 
     def _turns(self, task: ModelTask, count: int) -> float:
-        return count * self._batch_seconds.get(task, 0.0)
+        weighted, weight = self._measured.get((task.model, task.operation), (0.0, 1.0))
+        return count * self._room(task) * task.samples * weighted / weight

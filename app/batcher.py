@@ -4,9 +4,10 @@
 
 When the device is free it takes what is queued for the task whose turn it is, up to the images that the
 engine has room for (fewer of a task with several samples an image). Every job that waits gets an equal share
-of the batch, and what the small ones leave is taken in turns: a large job is split, and small ones never wait
-for the whole of it. A deep engine is given what waits when a batch starts, and the next when that batch has
-ended. One lock guards the queues; the event loop is woken once a batch.
+of the batch, and what the small ones leave is taken in turns: a large job is split, small ones never wait for
+the whole of it, and it never waits for all small ones that come. A deep engine is given what waits when a
+batch starts, and the next when that batch has ended. One lock guards the queues; the event loop is woken once
+a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol
@@ -111,6 +112,38 @@ class Batch:
     started: float = 0.0  # when it was formed, or later: when the one before it ended
 
 
+@dataclass
+class Line:
+    """The jobs of a task that wait: those of which a part is computed, and the others."""
+
+    begun: deque[Job] = field(default_factory=deque)
+    fresh: deque[Job] = field(default_factory=deque)
+    has_odd_turn: bool = False
+
+    def __len__(self) -> int:
+        return len(self.begun) + len(self.fresh)
+
+    def __iter__(self) -> Iterator[Job]:
+        yield from self.begun
+        yield from self.fresh
+
+    def turns(self, room: int, batch: Batch) -> Iterator[Job]:
+        """Yield jobs, some more than once, until none waits or the batch made of them meanwhile is full.
+
+        Half of the room is for what is begun: it goes on however many jobs come, and holds none of them back.
+        """
+        half, self.has_odd_turn = (room + self.has_odd_turn) // 2, not self.has_odd_turn
+        again: deque[Job] = deque()
+        while batch.images < room and (self or again):
+            goes_on = self.begun and (batch.images < half or not self.fresh)
+            job = (self.begun if goes_on else self.fresh or again).popleft()
+            if job.dropped is None and job.deadline > batch.started:  # or its own timer answers it
+                yield job
+                if job.waiting:
+                    again.append(job)
+        self.begun.extend(again)
+
+
 class Batcher:
     """Admits jobs, forms batches of them for one engine, and hands the outputs back."""
 
@@ -128,7 +161,7 @@ class Batcher:
         self._max_queued_seconds = max_queued_seconds
         metrics.max_queued_images.set(max_queued_images)
         self._changed = threading.Condition()
-        self._queues: dict[ModelTask, deque[Job]] = {}  # in the order of their turns
+        self._queues: dict[ModelTask, Line] = {}  # in the order of their turns
         self._backlog = Backlog(engine.room)
         self._queued_images = self._queued_bytes = self._running_images = 0
         self._last_ended = self._next_look = 0.0
@@ -257,13 +290,13 @@ class Batcher:
                 return self._too_many("images", images, self._max_queued_images)
             if self._queued_images and size > self._max_queued_bytes:
                 return self._too_many("bytes", size, self._max_queued_bytes)
-            queue = self._queues.get(job.task, ())
-            seconds = self._backlog.seconds_before(job.task, images_in(job.rows), len(queue))
+            line = self._queues.get(job.task) or Line()
+            seconds = self._backlog.seconds_before(job.task, images_in(job.rows), len(line))
             if seconds > self._max_queued_seconds:
                 limit = self._max_queued_seconds
                 detail = f"{seconds:.3g} seconds of work are queued before it; the limit is {limit:g}"
                 return self._overloaded(detail, round(seconds, 3), limit)
-            self._queues.setdefault(job.task, deque()).append(job)
+            self._queues.setdefault(job.task, line).fresh.append(job)
             self._count(job.task, job.rows, 1)
             self._changed.notify()
             return None
@@ -272,7 +305,7 @@ class Batcher:
         return self._overloaded(f"{value} {unit} would be queued; the limit is {limit}", value, limit)
 
     def _overloaded(self, detail: str, value: float, limit: float) -> Refusal:
-        wait = self._backlog.seconds() or 1.0
+        wait = min(self._backlog.seconds() or 1.0, self._max_queued_seconds)
         return partial(Problem, Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
     def _count(self, task: ModelTask, rows: np.ndarray, sign: Literal[1, -1]) -> None:
@@ -331,24 +364,19 @@ class Batcher:
                     return None
                 self._changed.wait()
 
-    def _form(self, task: ModelTask, jobs: deque[Job]) -> Batch | None:
+    def _form(self, task: ModelTask, line: Line) -> Batch | None:
         batch = Batch(task, started=time.monotonic())
         room = self._engine.room(task)
-        share = max(1, room // len(jobs))
-        while jobs and batch.images < room:
-            job = jobs.popleft()
-            if job.dropped is not None or job.deadline <= batch.started:
-                continue  # its own timer answers it
+        share = max(1, room // len(line))
+        for job in line.turns(room, batch):
             part = job.rows[job.taken : stop_of(job.rows, job.taken, min(share, room - batch.images))]
             job.taken += len(part)
             self._count(task, part, -1)
             batch.jobs.append(job)
             batch.parts.append(part)
             batch.images += images_in(part)
-            if job.waiting:
-                jobs.append(job)
-        if jobs:
-            self._queues[task] = jobs
+        if line:
+            self._queues[task] = line
         self._running_images += batch.images
         return batch if batch.jobs else None
 
@@ -375,7 +403,7 @@ class Batcher:
         self._metrics.compute_seconds.observe(seconds)
         with self._changed:
             self._running_images -= batch.images
-            self._backlog.measure(batch.task, seconds)
+            self._backlog.measure(batch.task, batch.images, seconds)
 
     def _look_at_memory(self, now: float) -> None:
         # In this thread, which is the one that may wait for a device that hangs.

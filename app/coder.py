@@ -9,7 +9,6 @@ images that are to fit a number of bytes ─► a thread ─► payload
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -64,9 +63,7 @@ class Coder:
     ) -> None:
         self._codecs, self._metrics = codecs, metrics
         self._ids = {codec.prefix: name for name, codec in codecs.items()}
-        largest = max((math.prod(codec.config.shape) for codec in codecs.values()), default=1)
-        max_batch = max(1, threads * CHUNK_LEVELS // largest)  # a chunk or so for each thread
-        self._engine = CodingEngine(codecs, threads, max_batch)
+        self._engine = CodingEngine(codecs, threads)
         self._batcher = Batcher(
             self._engine,
             metrics.of_queue("codec"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from codec.encoding import Effort, encoded
 from codec.model import CodecModel
-from codec.payload import decoded
+from codec.payload import CHUNK_LEVELS, decoded
 from codec.workers import workers
 
 T = TypeVar("T")
@@ -37,16 +38,18 @@ class CodingEngine:
 
     depth = 1
 
-    def __init__(self, codecs: Mapping[str, CodecModel], threads: int, max_batch: int) -> None:
+    def __init__(self, codecs: Mapping[str, CodecModel], threads: int) -> None:
         self._codecs, self._threads, self._workers = codecs, threads, workers(threads)
-        self.max_batch = max_batch
+        levels = threads * CHUNK_LEVELS  # a chunk or so for each thread
+        self._rooms = {id: max(1, levels // math.prod(codec.config.shape)) for id, codec in codecs.items()}
+        self.max_batch = max(self._rooms.values(), default=1)
 
     def warm_up(self) -> None:
         """Do nothing: whoever loaded the codecs has coded their golden images."""
 
     def room(self, task: ModelTask) -> int:
         """Return the images of a batch at most."""
-        return self.max_batch
+        return self._rooms[task.model]
 
     def launch(self, task: ModelTask, parts: list[np.ndarray]) -> Pending:
         """Start coding the chunks of `parts`."""

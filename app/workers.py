@@ -46,15 +46,15 @@ async def in_time(waited_for: Awaitable[T], deadline: float, metrics: Metrics) -
 
 
 class Workers:
-    """Runs functions in threads, as long as what they all hold, and the time that takes, are bounded."""
+    """Runs functions in threads; bounds the bytes that they hold, and the seconds for which one waits."""
 
     def __init__(self, threads: int, metrics: Metrics, *, max_bytes: int, max_seconds: float) -> None:
         self._executor = workers(threads)
         self._threads, self._metrics = threads, metrics
         self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._lock = threading.Lock()
-        self._held = self._held_bytes = 0
-        self._seconds = 0.0  # of a function, the running mean
+        self._held_functions = self._held_bytes = 0
+        self._mean_seconds = self._mean_bytes = 0.0  # of functions, as they end
         self._is_closing, self._idle = False, threading.Event()
         self._idle.set()
 
@@ -82,9 +82,11 @@ class Workers:
 
         def timed() -> Done[T]:
             started = time.monotonic()
-            found = waiting.pop()()
-            seconds = time.monotonic() - started
-            self._measure(seconds)
+            try:
+                found = waiting.pop()()
+            finally:
+                seconds = time.monotonic() - started
+                self._measure(size_bytes, seconds)
             return Done(found, started - created, seconds)
 
         def ended(_: object) -> None:
@@ -105,25 +107,27 @@ class Workers:
             detail = f"{wanted} bytes of images would be held; the limit is {self._max_bytes}"
             raise self._overloaded(detail, wanted, self._max_bytes)
         seconds = self._held_seconds()
-        if seconds > self._max_seconds:
+        if self._held_functions >= self._threads and seconds > self._max_seconds:
             detail = f"{seconds:.3g} seconds of work are held before it; the limit is {self._max_seconds:g}"
             raise self._overloaded(detail, round(seconds, 3), self._max_seconds)
         self._hold(1, size_bytes)
 
     def _overloaded(self, detail: str, value: float, limit: float) -> Problem:
         self._metrics.dropped.labels("overloaded").inc()
-        wait = self._held_seconds() or 1.0
+        wait = min(self._held_seconds() or 1.0, self._max_seconds)
         return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
     def _held_seconds(self) -> float:
-        return self._held * self._seconds / self._threads
+        per_byte = self._mean_seconds / self._mean_bytes if self._mean_bytes else 0.0
+        return self._held_bytes * per_byte / self._threads
 
-    def _measure(self, seconds: float) -> None:
+    def _measure(self, size_bytes: int, seconds: float) -> None:
         with self._lock:
-            self._seconds = PAST * (self._seconds or seconds) + (1 - PAST) * seconds
+            self._mean_seconds = PAST * self._mean_seconds + (1 - PAST) * seconds
+            self._mean_bytes = PAST * self._mean_bytes + (1 - PAST) * size_bytes
 
     def _hold(self, count: int, size_bytes: int) -> None:
         with self._lock:
-            self._held += count
+            self._held_functions += count
             self._held_bytes += size_bytes
-            self._idle.clear() if self._held else self._idle.set()
+            self._idle.clear() if self._held_functions else self._idle.set()

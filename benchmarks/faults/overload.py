@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -27,7 +27,8 @@ GIVE_UP_SECONDS = 30.0
 SETTINGS: Mapping[str, str] = {"VAE_THREADS": "1"}
 QUEUED_SECONDS = (1.0, Settings.model_fields["max_queued_seconds"].default)
 SCORE_SAMPLES = 64
-PATH = f"/score?samples={SCORE_SAMPLES}"
+SAMPLES_OFFERED = range(SCORE_SAMPLES - 8, SCORE_SAMPLES + 9)  # each a task of its own
+PATH = "/score?samples="
 
 
 def _one_each(material: Material) -> list[Body]:
@@ -45,21 +46,26 @@ def run(setup: Setup) -> list[Row]:
     """
     material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
     posts = write_posts(SCORE, material, setup.folder)
-    request = request_bytes("POST", PATH, SCORE.content_type, SCORE.accept, posts.bodies[0].content)
+    content = posts.bodies[0].content
+    requests = [
+        request_bytes("POST", f"{PATH}{samples}", SCORE.content_type, SCORE.accept, content)
+        for samples in SAMPLES_OFFERED
+    ]
     with ready_service(setup, SETTINGS) as service:
         peak = peak_of(service, posts, setup.seconds(PEAK_SECONDS))
-    return [overloaded(setup, request, peak, queued_seconds) for queued_seconds in QUEUED_SECONDS]
+    return [overloaded(setup, requests, peak, queued_seconds) for queued_seconds in QUEUED_SECONDS]
 
 
-def overloaded(setup: Setup, request: bytes, peak: float, queued_seconds: float) -> Row:
+def overloaded(setup: Setup, requests: Sequence[bytes], peak: float, queued_seconds: float) -> Row:
     """Overload a service in which so many seconds of work may wait."""
+    request = requests[len(requests) // 2]
     settings = {**SETTINGS, "VAE_MAX_QUEUED_SECONDS": f"{queued_seconds:g}"}
     seconds = setup.seconds(SECONDS)
     with ready_service(setup, settings) as service:
         unloaded = lone_seconds(service, request)
         wait_for_quiet(service)
         before = service.held()
-        answers = offer(service.port, [request], TIMES_PEAK * peak, seconds)
+        answers = offer(service.port, requests, TIMES_PEAK * peak, seconds)
         # The last answers that were due came after the load had ended, and the generator waited for them.
         recovery = answers.seconds - seconds
         recovery += recovered_after(service, request, RECOVERED_TIMES * unloaded)
@@ -71,14 +77,15 @@ def overloaded(setup: Setup, request: bytes, peak: float, queued_seconds: float)
         "recovery_seconds": round(recovery, 3),
         **left.figures(),
     }
-    kept = {**promises(figures, peak, queued_seconds + RECOVERY_SECONDS, is_ready), **left.promises()}
+    most = queued_seconds + RECOVERY_SECONDS
+    kept = {**promises(figures, peak, most, is_ready), **left.promises()}
     fault = f"{TIMES_PEAK:g} times the peak load, {queued_seconds:g} s of which may wait"
     return Row(fault, 1, settings, figures, kept)
 
 
 def peak_of(service: Service, posts: Posts, seconds: int) -> float:
     """Return the most requests a second that a closed loop gets answered; the median of three."""
-    url = f"http://127.0.0.1:{service.port}{PATH}"
+    url = f"http://127.0.0.1:{service.port}{PATH}{SCORE_SAMPLES}"
     wrk.drive(url, posts.workload, posts.files, 2, None)
     loads = [wrk.drive(url, posts.workload, posts.files, seconds, None) for _ in range(3)]
     return median(load.requests / load.seconds for load in loads)
@@ -121,9 +128,7 @@ def recovered_after(service: Service, request: bytes, seconds: float) -> float:
     return time.monotonic() - begun
 
 
-def promises(
-    figures: Mapping[str, Any], peak: float, recovery_seconds: float, is_ready: bool
-) -> dict[str, bool]:
+def promises(figures: Mapping[str, Any], peak: float, most_seconds: float, is_ready: bool) -> dict[str, bool]:
     """Return what is held of the figures."""
     return {
         f"goodput is at least {GOODPUT:.0%} of the peak": figures["goodput_per_second"] >= GOODPUT * peak,
@@ -132,8 +137,7 @@ def promises(
         ),
         "every refusal has Retry-After": figures["refused_with_retry_after"] >= figures["refused"],
         "there are refusals, and no other failures": figures["refused"] > 0 and figures["neither"] == 0,
-        f"a lone request is as before within {recovery_seconds:g} s": (
-            figures["recovery_seconds"] < recovery_seconds
-        ),
+        f"99 % of answers come within {most_seconds:g} s": figures["answered_p99_seconds"] < most_seconds,
+        f"a lone request is as before within {most_seconds:g} s": figures["recovery_seconds"] < most_seconds,
         "ready at the end": is_ready,
     }

@@ -163,6 +163,53 @@ async def test_a_large_request_shares_every_batch_with_the_small_ones(driver: Dr
     assert driver.engine.batches == [(ENCODE, [8]), (ENCODE, [4, 3, 1]), (ENCODE, [7])]
 
 
+async def test_a_large_request_goes_on_however_many_small_ones_come(driver: Driver) -> None:
+    small = [driver.submit(1) for _ in range(8)]
+    await driver.launches()
+    large = driver.submit(3)
+    small += [driver.submit(1) for _ in range(60)]
+    await asyncio.sleep(0)
+    for _ in range(3):
+        driver.step()
+        await driver.launches()
+    driver.step()
+    assert len((await large).arrays[0]) == 3
+    assert not all(request.done() for request in small)
+    driver.step(10)
+    await asyncio.gather(*small)
+
+
+async def test_a_small_request_goes_before_large_ones_that_are_begun(driver: Driver) -> None:
+    large = [driver.submit(10) for _ in range(9)]
+    for _ in range(3):
+        await driver.launches()
+        driver.step()
+    await driver.launches()
+    small = driver.submit(1)
+    await asyncio.sleep(0)
+    driver.step()
+    await driver.launches()
+    driver.step()
+    await small
+    assert sum(request.done() for request in large) < 3
+    driver.step(30)
+    await asyncio.gather(*large)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+async def test_large_and_small_requests_both_go_on_in_the_smallest_batches(room: int) -> None:
+    async with started(max_batch=room) as driver:
+        large = driver.submit(4)
+        small = [driver.submit(1) for _ in range(40)]
+        await asyncio.sleep(0)
+        driver.step(8)
+        await large
+        done = sum(request.done() for request in small)
+        assert 3 <= done <= 8 * room - 4
+        driver.step(40)
+        await asyncio.gather(*small)
+
+
 async def test_tasks_take_turns_and_never_share_a_batch(driver: Driver) -> None:
     running = driver.submit(1)
     await driver.launches()

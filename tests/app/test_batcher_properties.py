@@ -195,9 +195,10 @@ async def told(depth: int, max_queued_seconds: float, story_of: list[tuple[objec
     story.check_batches()
     assert repr(story.batcher) == "<Batcher queued 0 images in 0 jobs, running 0>"
     assert story.batcher._queued_bytes == 0
+    assert not story.batcher._backlog
 
 
-@pytest.mark.parametrize(("depth", "max_queued_seconds"), [(1, SOON), (2, SOON), (1, 1e-9)])
+@pytest.mark.parametrize(("depth", "max_queued_seconds"), [(1, SOON), (2, SOON), (1, 1e-9), (2, 1e-9)])
 def test_every_request_is_answered_once_with_its_own_rows_or_refused_and_counted(
     depth: int, max_queued_seconds: float
 ) -> None:

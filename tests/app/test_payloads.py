@@ -262,7 +262,7 @@ def test_the_command_line_reads_what_the_server_wrote(
 
 
 def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: CodecModel) -> None:
-    engine = CodingEngine({"grey": codec}, threads=2, max_batch=8)
+    engine = CodingEngine({"grey": codec}, threads=2)
     jobs = [pictures(GREY, 1, seed=1), pictures(GREY, 7, seed=2), noise(2, *GREY), pictures(GREY, 1, seed=3)]
     parts = [chunk_rows(divided(images, codec, LOSSLESS)) for images in jobs]
     for manner in (LOSSLESS, Manner("fast"), Manner(max_error=2), Manner(quality=50)):

@@ -25,6 +25,7 @@ import uvicorn
 import uvloop
 
 from app.__main__ import main
+from app.batcher import Batcher
 from app.engine import CpuEngine
 from app.routes import common
 from app.server import Server
@@ -112,6 +113,15 @@ def test_a_full_queue_is_429_with_retry_after(bundle_folder: Path, gate: Gate) -
             assert response.headers["retry-after"] == "1"
             gate.opened.set()
     assert first[0].status_code == second[0].status_code == 200
+
+
+def test_what_waits_leaves_half_of_the_deadline(bundle_folder: Path) -> None:
+    with running(bundle_folder, deadline_seconds=8) as server:
+        service = server.service
+        assert isinstance(service.batcher, Batcher)
+        for batcher in (service.batcher, service.coder._batcher):
+            assert batcher._max_queued_seconds == 4
+        assert service.coder._workers._max_seconds == 4
 
 
 def test_a_full_queue_refuses_a_request_whose_body_has_not_come(bundle_folder: Path, gate: Gate) -> None:

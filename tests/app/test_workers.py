@@ -18,11 +18,11 @@ SOON = 30.0
 
 
 class Pool:
-    """Workers of one thread, and a function that ends when told."""
+    """Workers, and a function that ends when told."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self.metrics = Metrics()
-        self.workers = Workers(1, self.metrics, max_bytes=100, max_seconds=SOON)
+        self.workers = Workers(threads, self.metrics, max_bytes=100, max_seconds=SOON)
         self.entered, self.may_end = threading.Event(), threading.Event()
 
     def wait(self) -> str:
@@ -77,17 +77,35 @@ async def test_what_is_held_together_is_bounded(pool: Pool) -> None:
     await asyncio.gather(first, second)
 
 
+def fail() -> None:
+    time.sleep(0.01)
+    raise ZeroDivisionError
+
+
 async def test_the_work_that_is_held_is_bounded(pool: Pool) -> None:
-    pool.workers._max_seconds = 1e-9
-    done = await pool.workers.run(lambda: time.sleep(0.01), 1, time.monotonic() + SOON)
+    pool.workers._max_seconds = 0.001
+    with pytest.raises(ZeroDivisionError):  # which tells what a byte takes all the same
+        await pool.workers.run(fail, 1, time.monotonic() + SOON)
     await pool.until_idle()
     first = await pool.begin()
-    with pytest.raises(Problem, match="seconds of work are held before it; the limit is 1e-09") as caught:
+    with pytest.raises(Problem, match=r"seconds of work are held before it; the limit is 0\.001") as caught:
         await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
-    assert caught.value.retry_after_seconds == pytest.approx(done.compute_seconds)
+    assert caught.value.value == pytest.approx(0.6, rel=0.5)  # for 60 bytes
+    assert caught.value.retry_after_seconds == 0.001
     assert pool.dropped("overloaded") == 1
     pool.may_end.set()
     await first
+
+
+async def test_nothing_waits_while_a_thread_is_idle() -> None:
+    pool = Pool(threads=2)
+    pool.workers._max_seconds = 0.001
+    await pool.workers.run(lambda: time.sleep(0.01), 1, time.monotonic() + SOON)
+    first = await pool.begin()
+    assert (await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)).found == 7
+    pool.may_end.set()
+    await first
+    await pool.until_idle()
 
 
 async def test_one_alone_may_hold_any(pool: Pool) -> None:

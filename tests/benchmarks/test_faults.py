@@ -382,6 +382,7 @@ def test_latencies_are_compared_by_their_99th_percentiles() -> None:
 
 GOOD = {
     "goodput_per_second": 90.0,
+    "answered_p99_seconds": 1.9,
     "refused": 5,
     "refused_p99_seconds": 0.05,
     "refused_with_retry_after": 5,
@@ -394,6 +395,7 @@ GOOD = {
     "change",
     [
         {"goodput_per_second": 89.0},
+        {"answered_p99_seconds": 2.0},
         {"refused_p99_seconds": 0.051},
         {"refused_with_retry_after": 4},
         {"neither": 1},
