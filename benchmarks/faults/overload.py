@@ -77,8 +77,7 @@ def overloaded(setup: Setup, requests: Sequence[bytes], peak: float, queued_seco
         "recovery_seconds": round(recovery, 3),
         **left.figures(),
     }
-    most = queued_seconds + RECOVERY_SECONDS
-    kept = {**promises(figures, peak, most, is_ready), **left.promises()}
+    kept = {**promises(figures, peak, queued_seconds, is_ready), **left.promises()}
     fault = f"{TIMES_PEAK:g} times the peak load, {queued_seconds:g} s of which may wait"
     return Row(fault, 1, settings, figures, kept)
 
@@ -128,8 +127,14 @@ def recovered_after(service: Service, request: bytes, seconds: float) -> float:
     return time.monotonic() - begun
 
 
-def promises(figures: Mapping[str, Any], peak: float, most_seconds: float, is_ready: bool) -> dict[str, bool]:
-    """Return what is held of the figures."""
+def promises(
+    figures: Mapping[str, Any], peak: float, queued_seconds: float, is_ready: bool
+) -> dict[str, bool]:
+    """Return what is held of the figures.
+
+    What waits may be overtaken by later requests of other kinds, whose turn comes first.
+    """
+    answered, recovered = 2 * queued_seconds + RECOVERY_SECONDS, queued_seconds + RECOVERY_SECONDS
     return {
         f"goodput is at least {GOODPUT:.0%} of the peak": figures["goodput_per_second"] >= GOODPUT * peak,
         f"99 % of refusals come within {REFUSED_SECONDS * 1e3:g} ms": (
@@ -137,7 +142,7 @@ def promises(figures: Mapping[str, Any], peak: float, most_seconds: float, is_re
         ),
         "every refusal has Retry-After": figures["refused_with_retry_after"] >= figures["refused"],
         "there are refusals, and no other failures": figures["refused"] > 0 and figures["neither"] == 0,
-        f"99 % of answers come within {most_seconds:g} s": figures["answered_p99_seconds"] < most_seconds,
-        f"a lone request is as before within {most_seconds:g} s": figures["recovery_seconds"] < most_seconds,
+        f"99 % of answers come within {answered:g} s": figures["answered_p99_seconds"] < answered,
+        f"a lone request is as before within {recovered:g} s": figures["recovery_seconds"] < recovered,
         "ready at the end": is_ready,
     }
