@@ -77,8 +77,10 @@ class RunningServer:
             before = self.process.cpu_seconds()
             load = wrk.drive(url, workload, posts.files, seconds, self.setup.load_cpus)
             cpu_seconds = self.process.cpu_seconds() - before
-            images = round(load.requests * workload.images)
-            return Sample(images=images, cpu_seconds=cpu_seconds, **asdict(load))
+            figures = asdict(load)
+            if load.images is None:
+                figures["images"] = round(load.requests * workload.images)
+            return Sample(cpu_seconds=cpu_seconds, **figures)
 
         def check() -> None:
             self._check(posts)

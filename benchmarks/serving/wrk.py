@@ -27,6 +27,7 @@ class Load:
     seconds: float
     p50_seconds: float
     p99_seconds: float
+    images: int | None = None  # of the answers, where requests differ in theirs
 
 
 def version() -> str:
@@ -42,6 +43,7 @@ def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cp
     command = ["wrk", "--threads", "1", "--connections", str(workload.connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{ANSWER_SECONDS}s", "--script", str(SCRIPT), url]
     command += ["--", workload.method, workload.content_type, workload.accept, workload.coding]
+    command.append("counted" if workload.are_counted else "")
     command += map(str, bodies)
     timeout = seconds + 2 * ANSWER_SECONDS
     try:

@@ -108,6 +108,7 @@ def output(**errors: int) -> str:
 
 def test_the_last_line_of_wrk_is_read() -> None:
     assert wrk.parse(output(), "npy") == wrk.Load(10, 2.0, 0.001, 0.002)
+    assert wrk.parse(output(images=70), "npy").images == 70
 
 
 def test_failed_requests_fail_the_benchmark() -> None:
