@@ -12,6 +12,12 @@ from collections.abc import Callable
 from app.operations import ModelTask
 
 PAST = 0.9  # weight of what was measured before, against the next batch
+Kind = tuple[str, str, bool]  # of tasks whose images, or their samples, cost alike
+
+
+def kind_of(task: ModelTask) -> Kind:
+    """Return whose batches tell what a task's take."""
+    return task.model, task.operation, task.manner.takes_a_rung
 
 
 class Backlog:
@@ -20,9 +26,9 @@ class Backlog:
     def __init__(self, room: Callable[[ModelTask], int]) -> None:
         self._room = room  # images of a task's batch
         self._images: Counter[ModelTask] = Counter()
-        # Of a model's operation: seconds of a batch for each image and sample that it has room for, times the
-        # images that were in it, and those images: the fuller a batch, the more it tells of what is to come.
-        self._measured: dict[tuple[str, str], tuple[float, float]] = {}
+        # Seconds of a batch for each image, or sample of one, that it has room for, times those that were in it;
+        # and these: the fuller a batch, the more it tells of what is to come.
+        self._measured: dict[Kind, tuple[float, float]] = {}
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
@@ -36,9 +42,9 @@ class Backlog:
 
     def measure(self, task: ModelTask, images: int, seconds: float) -> None:
         """Learn what a batch of so many images took."""
-        weighted, weight = self._measured.get((task.model, task.operation), (0.0, 0.0))
-        each = seconds / (self._room(task) * task.samples)
-        self._measured[task.model, task.operation] = PAST * weighted + images * each, PAST * weight + images
+        weighted, weight = self._measured.get(kind_of(task), (0.0, 0.0))
+        each, done = seconds / (self._room(task) * task.samples), images * task.samples
+        self._measured[kind_of(task)] = PAST * weighted + done * each, PAST * weight + done
 
     def seconds(self) -> float:
         """Return how long the device needs for all that waits, as far as its batches were measured."""
@@ -57,5 +63,5 @@ class Backlog:
         )
 
     def _turns(self, task: ModelTask, count: int) -> float:
-        weighted, weight = self._measured.get((task.model, task.operation), (0.0, 1.0))
+        weighted, weight = self._measured.get(kind_of(task), (0.0, 1.0))
         return count * self._room(task) * task.samples * weighted / weight

@@ -118,7 +118,7 @@ class Line:
 
     begun: deque[Job] = field(default_factory=deque)
     fresh: deque[Job] = field(default_factory=deque)
-    has_odd_turn: bool = False
+    credit: float = 0.0  # images of the next batch that what is begun may have before the others
 
     def __len__(self) -> int:
         return len(self.begun) + len(self.fresh)
@@ -130,15 +130,19 @@ class Line:
     def turns(self, room: int, batch: Batch) -> Iterator[Job]:
         """Yield jobs, some more than once, until none waits or the batch made of them meanwhile is full.
 
-        Half of the room is for what is begun: it goes on however many jobs come, and holds none of them back.
+        Up to half of the room is for what is begun: it goes on however many jobs come, and holds none of them
+        back. What it has beyond that, as its rows may be chunks of many images, counts against its next half.
         """
-        half, self.has_odd_turn = (room + self.has_odd_turn) // 2, not self.has_odd_turn
+        self.credit = min(self.credit, 0.0) + room / 2
         again: deque[Job] = deque()
         while batch.images < room and (self or again):
-            goes_on = self.begun and (batch.images < half or not self.fresh)
-            job = (self.begun if goes_on else self.fresh or again).popleft()
+            goes_first = bool(self.begun and self.fresh and self.credit > 0)
+            line = self.begun if goes_first or not self.fresh else self.fresh
+            job, images = (line or again).popleft(), batch.images
             if job.dropped is None and job.deadline > batch.started:  # or its own timer answers it
                 yield job
+                if goes_first:
+                    self.credit -= batch.images - images
                 if job.waiting:
                     again.append(job)
         self.begun.extend(again)

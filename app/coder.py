@@ -127,7 +127,7 @@ class Coder:
         if model is None or manner.target_bytes is not None:  # whose chunks depend on each other
             each = map if model is None else self._engine.each
             making = partial(compress, images, self._codecs.get(id), manner, each)
-            done = await self._workers.run(making, images.nbytes, deadline)
+            done = await self._workers.run(making, mode_of(manner), images.nbytes, deadline)
             named = id if is_learned(done.found) else None
             self._measure(done, operation, len(images), named)
             self._metrics.count_payload(
@@ -151,7 +151,7 @@ class Coder:
         if header.model is None:
             whole = partial(decompress, header)
             function = whole if index is None else partial(decompress_one, header, index)
-            done = await self._workers.run(function, size_bytes, deadline)
+            done = await self._workers.run(function, Operation.DECOMPRESS, size_bytes, deadline)
             self._measure(done, Operation.DECOMPRESS, len(done.found), None)
             images = await _soon(partial(in_place, done.found), size_bytes)
             return Result(images, None, done.queue_seconds, done.compute_seconds)

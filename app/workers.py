@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -53,8 +54,9 @@ class Workers:
         self._threads, self._metrics = threads, metrics
         self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._lock = threading.Lock()
-        self._held_functions = self._held_bytes = 0
-        self._mean_seconds = self._mean_bytes = 0.0  # of functions, as they end
+        self._held_functions = 0
+        self._held_bytes: Counter[str] = Counter()  # by kind
+        self._measured: dict[str, tuple[float, float]] = {}  # seconds and bytes of each kind, as they end
         self._is_closing, self._idle = False, threading.Event()
         self._idle.set()
 
@@ -68,8 +70,8 @@ class Workers:
         """Whether a function runs or waits, be it that nobody waits for it any more."""
         return not self._idle.is_set()
 
-    async def run(self, function: Callable[[], T], size_bytes: int, deadline: float) -> Done[T]:
-        """Run a function that holds `size_bytes` until it ends.
+    async def run(self, function: Callable[[], T], kind: str, size_bytes: int, deadline: float) -> Done[T]:
+        """Run a function that holds `size_bytes` until it ends; a byte takes as long as others of its kind.
 
         Raises Problem: overloaded where all would hold too much, or what is held takes too long, though one
         alone always may; deadline where `deadline` (time.monotonic) passes first. A function that has begun
@@ -86,31 +88,31 @@ class Workers:
                 found = waiting.pop()()
             finally:
                 seconds = time.monotonic() - started
-                self._measure(size_bytes, seconds)
+                self._measure(kind, size_bytes, seconds)
             return Done(found, started - created, seconds)
 
         def ended(_: object) -> None:
             waiting.clear()
-            self._hold(-1, -size_bytes)
+            self._hold(kind, -1, -size_bytes)
 
-        self._admit(size_bytes)
+        self._admit(kind, size_bytes)
         future = self._executor.submit(timed)
         future.add_done_callback(ended)
         del function
         return await in_time(asyncio.wrap_future(future), deadline, self._metrics)
 
-    def _admit(self, size_bytes: int) -> None:
+    def _admit(self, kind: str, size_bytes: int) -> None:
         if self._is_closing:
             raise Problem(Kind.NOT_READY, "the service is stopping")
-        wanted = self._held_bytes + size_bytes
-        if self._held_bytes and wanted > self._max_bytes:
+        wanted = self._held_bytes.total() + size_bytes
+        if self._held_functions and wanted > self._max_bytes:
             detail = f"{wanted} bytes of images would be held; the limit is {self._max_bytes}"
             raise self._overloaded(detail, wanted, self._max_bytes)
         seconds = self._held_seconds()
         if self._held_functions >= self._threads and seconds > self._max_seconds:
             detail = f"{seconds:.3g} seconds of work are held before it; the limit is {self._max_seconds:g}"
             raise self._overloaded(detail, round(seconds, 3), self._max_seconds)
-        self._hold(1, size_bytes)
+        self._hold(kind, 1, size_bytes)
 
     def _overloaded(self, detail: str, value: float, limit: float) -> Problem:
         self._metrics.dropped.labels("overloaded").inc()
@@ -118,16 +120,16 @@ class Workers:
         return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
     def _held_seconds(self) -> float:
-        per_byte = self._mean_seconds / self._mean_bytes if self._mean_bytes else 0.0
-        return self._held_bytes * per_byte / self._threads
+        held = ((self._measured.get(kind, (0.0, 1.0)), count) for kind, count in self._held_bytes.items())
+        return sum(seconds / size * count for (seconds, size), count in held) / self._threads
 
-    def _measure(self, size_bytes: int, seconds: float) -> None:
+    def _measure(self, kind: str, size_bytes: int, seconds: float) -> None:
         with self._lock:
-            self._mean_seconds = PAST * self._mean_seconds + (1 - PAST) * seconds
-            self._mean_bytes = PAST * self._mean_bytes + (1 - PAST) * size_bytes
+            past, size = self._measured.get(kind, (0.0, 0.0))
+            self._measured[kind] = PAST * past + seconds, PAST * size + max(1, size_bytes)
 
-    def _hold(self, count: int, size_bytes: int) -> None:
+    def _hold(self, kind: str, count: int, size_bytes: int) -> None:
         with self._lock:
             self._held_functions += count
-            self._held_bytes += size_bytes
+            self._held_bytes[kind] += size_bytes
             self._idle.clear() if self._held_functions else self._idle.set()

@@ -4,6 +4,7 @@ import pytest
 
 from app.backlog import PAST, Backlog
 from app.operations import ModelTask, Operation
+from codec.encoding import Manner
 
 ENCODE, DECODE, SCORE = (
     ModelTask("m", operation) for operation in (Operation.ENCODE, Operation.DECODE, Operation.SCORE)
@@ -71,6 +72,15 @@ def test_what_samples_cost_is_known_of_any_number_once_it_is_of_one(samples: int
     backlog.count(ModelTask("m", Operation.SCORE, samples), 1)
     assert backlog.seconds() == seconds
     assert backlog.seconds_before(ModelTask("m", Operation.SCORE, 3), 1, 0) == seconds
+
+
+def test_a_quality_tells_nothing_of_what_is_lossless(backlog: Backlog) -> None:
+    backlog.measure(ModelTask("m", Operation.COMPRESS, manner=Manner(quality=50)), ROOM, 80.0)
+    backlog.measure(ModelTask("m", Operation.COMPRESS), ROOM, 8.0)
+    backlog.count(ModelTask("m", Operation.COMPRESS), ROOM)
+    assert backlog.seconds() == 8.0
+    backlog.count(ModelTask("m", Operation.COMPRESS, manner=Manner(quality=40)), ROOM)
+    assert backlog.seconds() == 88.0
 
 
 def test_what_was_not_measured_takes_no_time(backlog: Backlog) -> None:

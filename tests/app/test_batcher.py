@@ -17,6 +17,7 @@ from app.errors import Kind, Problem
 from app.metrics import DeviceMemory, Metrics
 from app.operations import ModelTask, Operation
 from app.remote import RemoteBatcher
+from app.rows import chunk_rows
 
 pytestmark = pytest.mark.anyio
 ENCODE = ModelTask("m", Operation.ENCODE)
@@ -194,6 +195,23 @@ async def test_a_small_request_goes_before_large_ones_that_are_begun(driver: Dri
     assert sum(request.done() for request in large) < 3
     driver.step(30)
     await asyncio.gather(*large)
+
+
+async def test_chunks_as_large_as_a_batch_leave_every_other_one_to_small_requests(driver: Driver) -> None:
+    def chunks(count: int, images: int) -> asyncio.Task[Answer]:
+        rows = chunk_rows([np.zeros(images)] * count)
+        return asyncio.ensure_future(driver.batcher.submit(ENCODE, rows, time.monotonic() + SOON))
+
+    large = chunks(5, images=8)
+    await driver.launches()
+    small = [chunks(1, images=1) for _ in range(20)]
+    await asyncio.sleep(0)
+    for _ in range(4):
+        driver.step()
+        await driver.launches()
+    assert [len(sizes) for _, sizes in driver.engine.batches] == [1, 1, 8, 1, 8]
+    driver.step(20)
+    await asyncio.gather(large, *small)
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])

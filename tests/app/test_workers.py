@@ -34,7 +34,7 @@ class Pool:
         return self.metrics.registry.get_sample_value("vae_dropped_requests_total", {"cause": cause})
 
     async def begin(self, size_bytes: int = 60) -> "asyncio.Task[Done[str]]":
-        task = asyncio.ensure_future(self.workers.run(self.wait, size_bytes, time.monotonic() + SOON))
+        task = asyncio.ensure_future(self.workers.run(self.wait, "work", size_bytes, time.monotonic() + SOON))
         await asyncio.to_thread(self.entered.wait)
         return task
 
@@ -52,7 +52,7 @@ async def pool() -> AsyncIterator[Pool]:
 
 
 async def test_a_function_s_result_comes_with_its_times(pool: Pool) -> None:
-    done = await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
+    done = await pool.workers.run(lambda: 7, "work", 1, time.monotonic() + SOON)
     assert done.found == 7
     assert done.queue_seconds >= 0
     assert done.compute_seconds > 0
@@ -61,17 +61,17 @@ async def test_a_function_s_result_comes_with_its_times(pool: Pool) -> None:
 
 async def test_an_error_is_the_caller_s(pool: Pool) -> None:
     with pytest.raises(ZeroDivisionError):
-        await pool.workers.run(lambda: 1 // 0, 1, time.monotonic() + SOON)
+        await pool.workers.run(lambda: 1 // 0, "work", 1, time.monotonic() + SOON)
     await pool.until_idle()
 
 
 async def test_what_is_held_together_is_bounded(pool: Pool) -> None:
     first = await pool.begin()
     with pytest.raises(Problem, match="101 bytes of images would be held; the limit is 100") as caught:
-        await pool.workers.run(lambda: 7, 41, time.monotonic() + SOON)
+        await pool.workers.run(lambda: 7, "work", 41, time.monotonic() + SOON)
     assert caught.value.kind is Kind.OVERLOADED
     assert pool.dropped("overloaded") == 1
-    second = asyncio.ensure_future(pool.workers.run(lambda: 7, 40, time.monotonic() + SOON))
+    second = asyncio.ensure_future(pool.workers.run(lambda: 7, "work", 40, time.monotonic() + SOON))
     await asyncio.sleep(0)
     pool.may_end.set()
     await asyncio.gather(first, second)
@@ -85,11 +85,11 @@ def fail() -> None:
 async def test_the_work_that_is_held_is_bounded(pool: Pool) -> None:
     pool.workers._max_seconds = 0.001
     with pytest.raises(ZeroDivisionError):  # which tells what a byte takes all the same
-        await pool.workers.run(fail, 1, time.monotonic() + SOON)
+        await pool.workers.run(fail, "work", 1, time.monotonic() + SOON)
     await pool.until_idle()
     first = await pool.begin()
     with pytest.raises(Problem, match=r"seconds of work are held before it; the limit is 0\.001") as caught:
-        await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
+        await pool.workers.run(lambda: 7, "work", 1, time.monotonic() + SOON)
     assert caught.value.value == pytest.approx(0.6, rel=0.5)  # for 60 bytes
     assert caught.value.retry_after_seconds == 0.001
     assert pool.dropped("overloaded") == 1
@@ -97,25 +97,36 @@ async def test_the_work_that_is_held_is_bounded(pool: Pool) -> None:
     await first
 
 
+async def test_slow_work_says_nothing_of_another_kind(pool: Pool) -> None:
+    pool.workers._max_seconds = 0.001
+    await pool.workers.run(lambda: time.sleep(0.01), "slow work", 1, time.monotonic() + SOON)
+    await pool.until_idle()
+    first = await pool.begin()
+    second = asyncio.ensure_future(pool.workers.run(lambda: 7, "work", 1, time.monotonic() + SOON))
+    await asyncio.sleep(0)
+    pool.may_end.set()
+    await asyncio.gather(first, second)
+
+
 async def test_nothing_waits_while_a_thread_is_idle() -> None:
     pool = Pool(threads=2)
     pool.workers._max_seconds = 0.001
-    await pool.workers.run(lambda: time.sleep(0.01), 1, time.monotonic() + SOON)
+    await pool.workers.run(lambda: time.sleep(0.01), "work", 1, time.monotonic() + SOON)
     first = await pool.begin()
-    assert (await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)).found == 7
+    assert (await pool.workers.run(lambda: 7, "work", 1, time.monotonic() + SOON)).found == 7
     pool.may_end.set()
     await first
     await pool.until_idle()
 
 
 async def test_one_alone_may_hold_any(pool: Pool) -> None:
-    await pool.workers.run(lambda: 7, 1000, time.monotonic() + SOON)
+    await pool.workers.run(lambda: 7, "work", 1000, time.monotonic() + SOON)
 
 
 async def test_a_passed_deadline_is_a_problem_while_the_function_goes_on(pool: Pool) -> None:
     first = await pool.begin()
     with pytest.raises(Problem, match="no answer within") as caught:
-        await pool.workers.run(lambda: 7, 1, time.monotonic())
+        await pool.workers.run(lambda: 7, "work", 1, time.monotonic())
     assert caught.value.kind is Kind.DEADLINE
     assert pool.dropped("deadline") == 1
     assert pool.workers.is_running
@@ -127,7 +138,7 @@ async def test_a_passed_deadline_is_a_problem_while_the_function_goes_on(pool: P
 async def test_what_nobody_waits_for_any_more_is_not_begun(pool: Pool) -> None:
     first = await pool.begin()
     begun = threading.Event()
-    second = asyncio.ensure_future(pool.workers.run(begun.set, 1, time.monotonic() + SOON))
+    second = asyncio.ensure_future(pool.workers.run(begun.set, "work", 1, time.monotonic() + SOON))
     await asyncio.sleep(0)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -150,7 +161,7 @@ async def test_what_nobody_waits_for_any_more_is_let_go_at_once(pool: Pool) -> N
     first = await pool.begin()
     held = Held()
     followed = weakref.ref(held)
-    second = asyncio.ensure_future(pool.workers.run(held.size, 1, time.monotonic() + SOON))
+    second = asyncio.ensure_future(pool.workers.run(held.size, "work", 1, time.monotonic() + SOON))
     del held
     await asyncio.sleep(0)
     assert followed() is not None
@@ -168,7 +179,7 @@ async def test_closing_takes_nothing_more_and_waits_for_what_runs(pool: Pool) ->
     first = await pool.begin()
     assert not await pool.workers.close(0.0)
     with pytest.raises(Problem, match="the service is stopping") as caught:
-        await pool.workers.run(lambda: 7, 1, time.monotonic() + SOON)
+        await pool.workers.run(lambda: 7, "work", 1, time.monotonic() + SOON)
     assert caught.value.kind is Kind.NOT_READY
     pool.may_end.set()
     assert await pool.workers.close(SOON)
