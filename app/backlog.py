@@ -26,8 +26,8 @@ class Backlog:
     def __init__(self, room: Callable[[ModelTask], int]) -> None:
         self._room = room  # images of a task's batch
         self._images: Counter[ModelTask] = Counter()
-        # Seconds of a batch for each image, or sample of one, that it has room for, times those that were in it;
-        # and these: the fuller a batch, the more it tells of what is to come.
+        # Seconds of a batch for each image, or sample of one, that it has room for, times those that were in
+        # it; and these: the fuller a batch, the more it tells of what is to come.
         self._measured: dict[Kind, tuple[float, float]] = {}
 
     def __bool__(self) -> bool:
