@@ -19,7 +19,7 @@ from benchmarks.serving.running import Posts, write_posts
 from benchmarks.serving.workloads import NPY_64, SAMPLE_SEED, SAMPLES, Body, npy_bytes
 from models.bundle import bundle_path, load_bundle
 
-TIMES_PEAK, SECONDS, PEAK_SECONDS = 10.0, 60, 10
+TIMES_PEAK, SECONDS, PEAK_SECONDS, WARM_UP_SECONDS = 10.0, 60, 10, 10
 GOODPUT, REFUSED_SECONDS = 0.9, 0.05
 RECOVERY_SECONDS = 1.0  # beyond those for which a request may wait
 RECOVERED_TIMES = 3.0  # of the latency of a lone request before: that much is recovered
@@ -62,8 +62,9 @@ def overloaded(setup: Setup, requests: Sequence[bytes], peak: float, queued_seco
     settings = {**SETTINGS, "VAE_MAX_QUEUED_SECONDS": f"{queued_seconds:g}"}
     seconds = setup.seconds(SECONDS)
     with ready_service(setup, settings) as service:
-        unloaded = lone_seconds(service, request)
+        offer(service.port, requests, TIMES_PEAK * peak, WARM_UP_SECONDS)  # buffers grow
         wait_for_quiet(service)
+        unloaded = lone_seconds(service, request)
         before = service.held()
         answers = offer(service.port, requests, TIMES_PEAK * peak, seconds)
         # The last answers that were due came after the load had ended, and the generator waited for them.
