@@ -12,6 +12,9 @@ from collections.abc import Callable
 from app.operations import ModelTask
 
 PAST = 0.9  # weight of what was measured before, against the next batch
+MOST_TIMES = (
+    4.0  # what is known: a batch that seems to take longer, as the process was stopped, counts as that
+)
 Kind = tuple[str, str, bool]  # of tasks whose images, or their samples, cost alike
 
 
@@ -44,6 +47,8 @@ class Backlog:
         """Learn what a batch of so many images took."""
         weighted, weight = self._measured.get(kind_of(task), (0.0, 0.0))
         each, done = seconds / (self._room(task) * task.samples), images * task.samples
+        if weight:
+            each = min(each, MOST_TIMES * weighted / weight)
         self._measured[kind_of(task)] = PAST * weighted + done * each, PAST * weight + done
 
     def seconds(self) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.backlog import PAST, Backlog
+from app.backlog import MOST_TIMES, PAST, Backlog
 from app.operations import ModelTask, Operation
 from codec.encoding import Manner
 
@@ -60,9 +60,15 @@ def test_a_full_batch_tells_more_than_a_lone_image() -> None:
     for _ in range(1000):
         backlog.measure(ENCODE, 1, 1.0)
     assert backlog.seconds() == pytest.approx(1.0)
-    backlog.measure(ENCODE, ROOM, 8.0)
+    backlog.measure(ENCODE, ROOM, 4.0)
     past = PAST * 1 / (1 - PAST)  # images that the hundred come to
-    assert backlog.seconds() == pytest.approx((past * 1.0 + ROOM * 8.0) / (past + ROOM))
+    assert backlog.seconds() == pytest.approx((past * 1.0 + ROOM * 4.0) / (past + ROOM))
+
+
+def test_a_batch_in_which_the_process_was_stopped_is_not_believed(backlog: Backlog) -> None:
+    backlog.count(ENCODE, ROOM)
+    backlog.measure(ENCODE, ROOM, 3600.0)
+    assert backlog.seconds() == pytest.approx((PAST * 2.0 + MOST_TIMES * 2.0) / (PAST + 1))
 
 
 @pytest.mark.parametrize(("samples", "seconds"), [(1, 2.0), (2, 2.0), (8, 2.0), (16, 4.0), (800, 200.0)])
