@@ -12,9 +12,7 @@ from collections.abc import Callable
 from app.operations import ModelTask
 
 PAST = 0.9  # weight of what was measured before, against the next batch
-MOST_TIMES = (
-    4.0  # what is known: a batch that seems to take longer, as the process was stopped, counts as that
-)
+MOST_TIMES = 4.0  # as long as was known a batch counts at most: the process may have been stopped meanwhile
 Kind = tuple[str, str, bool]  # of tasks whose images, or their samples, cost alike
 
 
