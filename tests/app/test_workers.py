@@ -90,7 +90,8 @@ async def test_the_work_that_is_held_is_bounded(pool: Pool) -> None:
     first = await pool.begin()
     with pytest.raises(Problem, match=r"seconds of work are held before it; the limit is 0\.001") as caught:
         await pool.workers.run(lambda: 7, "work", 1, time.monotonic() + SOON)
-    assert caught.value.value == pytest.approx(0.6, rel=0.5)  # for 60 bytes
+    assert isinstance(caught.value.value, float)
+    assert caught.value.value >= 0.6  # for 60 bytes; a busy machine sleeps longer
     assert caught.value.retry_after_seconds == 0.001
     assert pool.dropped("overloaded") == 1
     pool.may_end.set()
