@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         description="bytes of bodies on their way in, and again of images that wait; more is answered 429",
     )
     max_queued_seconds: float = Field(
-        default=5.0,
+        default=1.5,
         gt=0,
         description="of work that may wait before a request, as measured, and half of the deadline at most; "
         "more is answered 429",

@@ -116,7 +116,7 @@ def test_a_full_queue_is_429_with_retry_after(bundle_folder: Path, gate: Gate) -
 
 
 def test_what_waits_leaves_half_of_the_deadline(bundle_folder: Path) -> None:
-    with running(bundle_folder, deadline_seconds=8) as server:
+    with running(bundle_folder, max_queued_seconds=5, deadline_seconds=8) as server:
         service = server.service
         assert isinstance(service.batcher, Batcher)
         for batcher in (service.batcher, service.coder._batcher):

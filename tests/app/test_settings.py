@@ -36,7 +36,7 @@ def test_wrong_values_are_refused_with_the_limit(values: dict[str, object], mess
         Settings(**values)
 
 
-@pytest.mark.parametrize(("deadline", "bounded"), [(30, 5), (10, 5), (8, 4)])
+@pytest.mark.parametrize(("deadline", "bounded"), [(30, 1.5), (3, 1.5), (2, 1)])
 def test_a_request_waits_for_half_of_its_deadline_at_most(deadline: float, bounded: float) -> None:
     assert Settings(deadline_seconds=deadline).bounded_queued_seconds == bounded
 
