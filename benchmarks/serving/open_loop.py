@@ -43,8 +43,10 @@ BULK_IMAGES = 5000
 SMALL_PER_SECOND = 40.0
 MAX_QUEUED_IMAGES = 1024  # of ours: a third of a second, here
 LATE_SECONDS = 0.02  # a generator that is later has no CPU left, and its figures say nothing of the server
+QUANTILES = {"p50": "p50", "p99": "p99", "p99_9": "p99.9"}  # as in a row's keys, and as they are called
 RESULTS = Path("benchmarks/serving/results")
-CONTENDERS = {"vaeserve": (PNG_BASE64, NPY_16), "fastapi": (PNG_BASE64,), "litserve": (PNG_BASE64,)}
+PEERS = ("fastapi", "fastapi, batched", "litserve", "bentoml", "ray serve")
+CONTENDERS = {"vaeserve": (PNG_BASE64, NPY_16), **dict.fromkeys(PEERS, (PNG_BASE64,))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,8 +189,8 @@ def _bulk(port: int, images: np.ndarray) -> Iterator[list[int]]:
 def markdown(found: Mapping[str, Any]) -> str:
     """Return the tables."""
     lines = [
-        "| | offered/s | of peak | answered/s | p50 ms | p99 ms | p99.9 ms | refused | their p99 ms |",
-        "| --- |" + " ---: |" * 8,
+        "| | offered/s | of peak | answered/s | p50 ms | p99 ms | p99.9 ms | refused | p99 of it | failed |",
+        "| --- |" + " ---: |" * 9,
         *(row_of(row) for row in found["loads"]),
         "",
     ]
@@ -215,8 +217,8 @@ def row_of(row: Mapping[str, Any]) -> str:
         f"{row['load']:g}",
         f"{row['answered_per_second']:,.0f}",
     ]
-    cells += [_ms(row[f"{quantile}_seconds"]) for quantile in ("p50", "p99", "p99_9")]
-    cells += [f"{row['refused']:,}", _ms(row["refused_p99_seconds"])]
+    cells += [_ms(row[f"{quantile}_seconds"]) for quantile in QUANTILES]
+    cells += [f"{row['refused']:,}", _ms(row["refused_p99_seconds"]), f"{row['neither']:,}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -225,22 +227,22 @@ def _ms(seconds: float | None) -> str:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw p50 and p99 against the offered load, and what is answered of it."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    latency, goodput = figure.subplots(1, 2)
-    for number, name in enumerate(dict.fromkeys((row["contender"], row["workload"]) for row in rows)):
+    """Draw p50, p99 and p99.9 against the offered load, and what is answered of it."""
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    *latencies, goodput = figure.subplots(2, 2, sharex=True).flat
+    for name in dict.fromkeys((row["contender"], row["workload"]) for row in rows):
         own = [row for row in rows if (row["contender"], row["workload"]) == name]
         loads = [row["load"] for row in own]
-        label, colour = ": ".join(name), f"C{number}"
-        for quantile, style in (("p50", ":"), ("p99", "-")):
-            values = [1e3 * (row[f"{quantile}_seconds"] or np.nan) for row in own]
-            latency.plot(loads, values, style, color=colour, label=label if quantile == "p99" else None)
-        goodput.plot(
-            loads, [row["answered_per_second"] / row["peak_per_second"] for row in own], color=colour
-        )
-    latency.set(xlabel="offered, of the peak", ylabel="ms: p99, dotted p50", yscale="log")
-    goodput.set(xlabel="offered, of the peak", ylabel="answered, of the peak")
-    latency.legend(fontsize=7)
+        for axes, quantile in zip(latencies, QUANTILES, strict=True):
+            axes.plot(loads, [1e3 * (row[f"{quantile}_seconds"] or np.nan) for row in own])
+        answered = [row["answered_per_second"] / row["peak_per_second"] for row in own]
+        goodput.plot(loads, answered, label=": ".join(name))
+    for axes, quantile in zip(latencies, QUANTILES.values(), strict=True):
+        axes.set(ylabel=f"{quantile}, ms", yscale="log")
+    goodput.set(ylabel="answered, of the peak")
+    for axes in (latencies[-1], goodput):
+        axes.set(xlabel="offered, of the peak")
+    goodput.legend(fontsize=7)
     figure.savefig(path, dpi=120)
 
 

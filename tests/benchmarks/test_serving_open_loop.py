@@ -91,7 +91,7 @@ def test_the_report_shows_both_tables(tmp_path: Path) -> None:
     row = {"contender": "ours", "workload": "w", "load": 0.5, "peak_per_second": 10, **one}
     bulk = {"images": 5000, "alone": one, "beside": one, "bulk_requests": 3}
     shown = markdown({"loads": [row], "beside_bulk": bulk})
-    assert "| ours: w | 10 | 0.5 | 1 | 100.0 | 100.0 | 100.0 | 1 | 10.0 |" in shown
+    assert "| ours: w | 10 | 0.5 | 1 | 100.0 | 100.0 | 100.0 | 1 | 10.0 | 0 |" in shown
     assert "beside a connection that sends 5,000 images again and again (3 times)" in shown
     plot([row], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
