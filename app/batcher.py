@@ -13,6 +13,7 @@ a batch.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from app.backlog import Backlog
-from app.errors import Kind, Problem
+from app.errors import Kind, Problem, lacks_memory
 from app.metrics import DeviceMemory, QueueMetrics
 from app.operations import ModelTask
 from app.rows import bytes_in, images_in, stop_of
@@ -35,6 +36,7 @@ Arrays = tuple[np.ndarray, ...]
 # rows, until garbage is looked for: by its traceback's frames.
 Refusal = Callable[[], Exception]
 MEMORY_SECONDS = 1.0  # at least, between two looks at the device's memory
+log = logging.getLogger("vaeserve")
 
 
 class Pending(Protocol):
@@ -168,7 +170,9 @@ class Batcher:
         self._queues: dict[ModelTask, Line] = {}  # in the order of their turns
         self._backlog = Backlog(engine.room)
         self._queued_images = self._queued_bytes = self._running_images = 0
+        self._launched: deque[tuple[Batch, Pending]] = deque()
         self._last_ended = self._next_look = 0.0
+        self._busy_since: float | None = None
         self._is_closing = False
         self._fault: BaseException | None = None
         self._room = asyncio.Event()
@@ -196,6 +200,12 @@ class Batcher:
     def fault(self) -> BaseException | None:
         """What the device was lost to, if it was."""
         return self._fault
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the device has been at what it does now; 0 where it does nothing."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def is_full(self) -> bool:
@@ -239,10 +249,13 @@ class Batcher:
         return await self._answered(job)
 
     async def submit_when_room(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
-        """Do as `submit`, but wait for room in a full queue: for the parts of an answer already begun."""
+        """Do as `submit`, but wait for room in a full queue: for the parts of an answer already begun.
+
+        They are taken however long what waits takes: one by one, they are no more than the answers begun.
+        """
         job = Job(task, rows, deadline, self._loop.create_future())
         self._room.clear()
-        while refusal := self._admit(job):
+        while refusal := self._admit(job, may_wait_long=True):
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await self._room.wait()
@@ -281,7 +294,7 @@ class Batcher:
             )
             job.future.set_result(partial(Problem, Kind.DEADLINE, detail, value=round(waited, 3)))
 
-    def _admit(self, job: Job) -> Refusal | None:
+    def _admit(self, job: Job, *, may_wait_long: bool = False) -> Refusal | None:
         """Queue a job, or return why there is no room for it; an empty queue has room for any."""
         with self._changed:
             if self._fault is not None:
@@ -296,7 +309,7 @@ class Batcher:
                 return self._too_many("bytes", size, self._max_queued_bytes)
             line = self._queues.get(job.task) or Line()
             seconds = self._backlog.seconds_before(job.task, images_in(job.rows), len(line))
-            if seconds > self._max_queued_seconds:
+            if seconds > self._max_queued_seconds and not may_wait_long:
                 limit = self._max_queued_seconds
                 detail = f"{seconds:.3g} seconds of work are queued before it; the limit is {limit:g}"
                 return self._overloaded(detail, round(seconds, 3), limit)
@@ -340,21 +353,35 @@ class Batcher:
             return
         self._look_at_memory(time.monotonic())
         self._call(self._end_warm_up, None)
-        self._serve()
+        try:
+            self._serve()
+        except Exception as error:  # no memory for a list, say; nothing more is computed
+            log.exception("the engine's thread has ended")
+            with self._changed:
+                self._running_images = 0
+                jobs = self._lose(error).union(*(batch.jobs for batch, _ in self._launched))
+            self._launched.clear()
+            self._refuse_all(jobs, error)
+        self._busy_since = None
 
     def _serve(self) -> None:
-        launched: deque[tuple[Batch, Pending]] = deque()
+        launched = self._launched
         while True:
+            if not launched:
+                self._busy_since = None
             batch = self._take(can_wait=not launched)
             if batch is None and not launched:
                 return
+            self._busy_since = time.monotonic()
             if batch is not None:
                 try:
                     launched.append((batch, self._engine.launch(batch.task, batch.parts)))
                 except Exception as error:
                     self._fail(batch, error)
             while launched and (batch is None or len(launched) >= self._engine.depth):
-                self._finish(*launched.popleft())
+                self._finish(*launched[0])
+                launched.popleft()
+                self._busy_since = time.monotonic()
 
     def _take(self, can_wait: bool) -> Batch | None:
         """Form the next batch; None where nothing is queued, after waiting only if nothing ever will be."""
@@ -419,14 +446,25 @@ class Batcher:
         self._last_ended = time.monotonic()
         with self._changed:
             self._running_images -= batch.images
-            failed = set(batch.jobs)
-            if is_lost:
-                self._fault = error.with_traceback(None)  # whose frames would keep the batch's rows
-                failed.update(job for jobs in self._queues.values() for job in jobs)
-                self._queues.clear()
-        for job in failed:
-            self._drop(job, "fault")
-        self._call(self._refuse, failed, partial(Problem, Kind.DEVICE_FAULT, f"the batch failed: {error}"))
+            failed = set(batch.jobs).union(self._lose(error) if is_lost else ())
+        self._refuse_all(failed, error)
+
+    def _lose(self, error: Exception) -> set[Job]:
+        """Take nothing more, and return what waits; under the lock."""
+        self._fault = error.with_traceback(None)  # whose frames would keep the batch's rows
+        jobs = {job for line in self._queues.values() for job in line}
+        self._queues.clear()
+        return jobs
+
+    def _refuse_all(self, jobs: set[Job], error: Exception) -> None:
+        cause: Cause = "fault"
+        refusal = partial(Problem, Kind.DEVICE_FAULT, f"the batch failed: {error}")
+        if self._fault is None and lacks_memory(error):
+            cause = "overloaded"
+            refusal = partial(Problem, Kind.OVERLOADED, f"there is no memory for the batch now: {error}")
+        for job in jobs:
+            self._drop(job, cause)
+        self._call(self._refuse, jobs, refusal)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         try:

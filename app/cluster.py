@@ -39,6 +39,7 @@ from app.service import (
     CLOSE_SECONDS,
     EXPECTED,
     digests_of,
+    is_hopeless,
     load_bundles,
     new_batcher,
     tune_interpreter,
@@ -224,10 +225,12 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     async with await server.listen(path):
         log.info("the engine is warm: %s", batcher.device)
         # Told with all the others, it still has to compute what front ends have taken.
-        while batcher.fault is None and not (told.is_set() and server.front_ends == 0):
+        while not (is_lost := batcher.fault is not None or is_hopeless(batcher.stuck_seconds, settings)):
+            if told.is_set() and server.front_ends == 0:
+                break
             await asyncio.sleep(POLL_SECONDS)
         has_closed = await batcher.close(CLOSE_SECONDS)
-    status = 0 if batcher.fault is None else 1
+    status = 1 if is_lost else 0
     # The interpreter's end would abort the process: under a thread inside torch, or as it lets go of pinned
     # buffers of a device that is lost.
     if status or not has_closed:

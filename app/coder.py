@@ -96,6 +96,11 @@ class Coder:
         """Whether anything is still coded."""
         return self._batcher.is_running or self._workers.is_running
 
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the batch that is coded has been."""
+        return self._batcher.stuck_seconds
+
     def find(self, prefix: bytes) -> CodecModel | None:
         """Return the loaded codec that a payload names."""
         return self._codecs[self._ids[prefix]] if prefix in self._ids else None
@@ -125,7 +130,7 @@ class Coder:
         """
         model, operation = model_for(images.shape[1:], self._codecs.get(id)), OPERATIONS[manner.effort]
         if model is None or manner.target_bytes is not None:  # whose chunks depend on each other
-            each = map if model is None else self._engine.each
+            each = map if model is None else partial(self._engine.each, deadline)
             making = partial(compress, images, self._codecs.get(id), manner, each)
             done = await self._workers.run(making, mode_of(manner), images.nbytes, deadline)
             named = id if is_learned(done.found) else None

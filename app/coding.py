@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,9 +59,20 @@ class CodingEngine:
         pieces = np.array_split(chunks, min(self._threads, len(chunks)))
         return Running(tuple(self._workers.submit(self._coded, task, list(piece)) for piece in pieces))
 
-    def each(self, function: Callable[[Any], T], items: Iterable[Any]) -> Iterable[T]:
-        """Return a function of each item, computed in the threads that code batches."""
-        return self._workers.map(function, items)
+    def each(self, deadline: float, function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
+        """Yield a function of each item, computed in the threads that code batches, a few at a time.
+
+        Raises TimeoutError once `deadline` (time.monotonic) has passed: nobody waits for the rest.
+        """
+        launched: deque[Future[T]] = deque()
+        for item in items:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the deadline has passed")
+            launched.append(self._workers.submit(function, item))
+            if len(launched) >= self._threads:
+                yield launched.popleft().result()
+        for future in launched:
+            yield future.result()
 
     def is_lost(self) -> bool:
         """Return False: a CPU fails a batch, never for good."""

@@ -35,6 +35,7 @@ _LENGTHS = struct.Struct("<II")
 RECONNECT_SECONDS = 0.05
 OVERTIME_SECONDS = 0.5  # after a deadline, which the engine keeps: it may be that which does not answer
 MISMATCH_SECONDS = 5.0  # between two looks at an engine of other bundles
+PULSE_SECONDS = 1.0  # between two signs of life of an engine
 NEWS_SECONDS = 0.1  # for which a full queue is remembered
 
 
@@ -78,6 +79,7 @@ class EngineServer:
         jobs: dict[int, asyncio.Task[None]] = {}
         greeting = {"device": self._batcher.device, "max_batch": self._batcher.max_batch}
         writer.write(frame({**greeting, "digests": dict(self._digests)}))
+        pulse = asyncio.ensure_future(self._beat(writer))
         try:
             async for document, arrays in frames(reader):
                 number = document["id"]
@@ -90,9 +92,15 @@ class EngineServer:
                 job.add_done_callback(lambda _, number=number: jobs.pop(number))  # type: ignore[misc]
         finally:
             self.front_ends -= 1
+            pulse.cancel()
             for job in jobs.values():
                 job.cancel()
             writer.close()
+
+    async def _beat(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(frame({"stuck_seconds": self._batcher.stuck_seconds}))
+            await asyncio.sleep(PULSE_SECONDS)
 
     async def _answer(self, document: dict[str, Any], rows: np.ndarray, writer: asyncio.StreamWriter) -> None:
         model, operation, samples = document["task"]
@@ -138,6 +146,7 @@ class RemoteBatcher:
         self._full: Mapping[str, Any] | None = None
         self._full_until = 0.0
         self._is_closing = False
+        self._heard, self._engine_stuck_seconds = 0.0, 0.0
         self.device, self.max_batch = "", 1
 
     @property
@@ -148,6 +157,11 @@ class RemoteBatcher:
     def is_away(self) -> bool:
         """Whether there is no engine now."""
         return self._writer is None or self._writer.transport.is_closing()
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long nothing has come from the engine's device, or from the engine; 0 where there is none."""
+        return 0.0 if self.is_away else max(self._engine_stuck_seconds, time.monotonic() - self._heard)
 
     @property
     def is_running(self) -> bool:
@@ -262,6 +276,10 @@ class RemoteBatcher:
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async for document, arrays in frames(reader):
+            self._heard = time.monotonic()
+            if "stuck_seconds" in document:
+                self._engine_stuck_seconds = document["stuck_seconds"]
+                continue
             if "device" in document:
                 if document["digests"] != self._digests:
                     log.error("the engine has other bundles than this process; restart the service")

@@ -43,6 +43,8 @@ EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it
 SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth within a batch
 WATCH_AFTER_SECONDS = 0.02  # most answers are there before
 ENGINE_OPERATIONS = (*GRAPHABLE, Operation.SCORE)
+STUCK_SECONDS = 5.0  # beyond the deadline, which every request that waits for a batch has passed by then
+HOPELESS_TIMES = 10  # as long a batch does not end
 CLOSE_SECONDS = 5.0  # for the last batch, which nobody waits for any more
 
 
@@ -78,14 +80,27 @@ class Service:
         """Why requests should go elsewhere; None while ready."""
         if self.device_is_lost:
             return f"the device is lost: {self.batcher.fault}"
+        if self.stuck_seconds > patience_seconds(self.settings):
+            return f"nothing has come from the device for {self.stuck_seconds:.0f} seconds"
         if self._state == "ready" and isinstance(self._batcher, RemoteBatcher) and self._batcher.is_away:
             return "the engine's process has ended, and another starts"
         return None if self._state == "ready" else self._state
 
     @property
     def device_is_lost(self) -> bool:
-        """Whether only a restart can help."""
+        """Whether it has failed for good."""
         return self._batcher is not None and self._batcher.fault is not None
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long nothing has come from what should compute."""
+        parts = (self._batcher, self._coder)
+        return max((part.stuck_seconds for part in parts if part is not None), default=0.0)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether only a restart can help."""
+        return self.device_is_lost or is_hopeless(self.stuck_seconds, self.settings)
 
     @property
     def bundles(self) -> Mapping[str, Bundle]:
@@ -232,6 +247,16 @@ class Service:
     def deadline(self) -> float:
         """Return the time.monotonic by which work that begins now must be done."""
         return time.monotonic() + self.settings.deadline_seconds
+
+
+def patience_seconds(settings: Settings) -> float:
+    """Return for how long nothing may come from a device that computes, before others are asked."""
+    return settings.deadline_seconds + STUCK_SECONDS
+
+
+def is_hopeless(stuck_seconds: float, settings: Settings) -> bool:
+    """Return whether nothing has come from a device for so long that nothing will."""
+    return stuck_seconds > HOPELESS_TIMES * patience_seconds(settings)
 
 
 def tune_interpreter() -> None:

@@ -54,8 +54,8 @@ class Workers:
         self._threads, self._metrics = threads, metrics
         self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._lock = threading.Lock()
-        self._held_functions = 0
-        self._held_bytes: Counter[str] = Counter()  # by kind
+        self._held_functions = self._held_bytes = 0
+        self._waiting_bytes: Counter[str] = Counter()  # by kind
         self._measured: dict[str, tuple[float, float]] = {}  # seconds and bytes of each kind, as they end
         self._is_closing, self._idle = False, threading.Event()
         self._idle.set()
@@ -73,7 +73,7 @@ class Workers:
     async def run(self, function: Callable[[], T], kind: str, size_bytes: int, deadline: float) -> Done[T]:
         """Run a function that holds `size_bytes` until it ends; a byte takes as long as others of its kind.
 
-        Raises Problem: overloaded where all would hold too much, or what is held takes too long, though one
+        Raises Problem: overloaded where all would hold too much, or what waits takes too long, though one
         alone always may; deadline where `deadline` (time.monotonic) passes first. A function that has begun
         then runs to its end all the same.
         """
@@ -84,16 +84,22 @@ class Workers:
 
         def timed() -> Done[T]:
             started = time.monotonic()
+            begun = waiting.pop()
+            self._wait(kind, -size_bytes)
             try:
-                found = waiting.pop()()
-            finally:
-                seconds = time.monotonic() - started
-                self._measure(kind, size_bytes, seconds)
+                found = begun()
+            except Exception:
+                self._measure(kind, size_bytes, time.monotonic() - started, is_whole=False)
+                raise
+            seconds = time.monotonic() - started
+            self._measure(kind, size_bytes, seconds)
             return Done(found, started - created, seconds)
 
         def ended(_: object) -> None:
-            waiting.clear()
-            self._hold(kind, -1, -size_bytes)
+            if waiting:
+                waiting.clear()
+                self._wait(kind, -size_bytes)
+            self._hold(-1, -size_bytes)
 
         self._admit(kind, size_bytes)
         future = self._executor.submit(timed)
@@ -104,32 +110,41 @@ class Workers:
     def _admit(self, kind: str, size_bytes: int) -> None:
         if self._is_closing:
             raise Problem(Kind.NOT_READY, "the service is stopping")
-        wanted = self._held_bytes.total() + size_bytes
+        wanted = self._held_bytes + size_bytes
         if self._held_functions and wanted > self._max_bytes:
             detail = f"{wanted} bytes of images would be held; the limit is {self._max_bytes}"
             raise self._overloaded(detail, wanted, self._max_bytes)
-        seconds = self._held_seconds()
-        if self._held_functions >= self._threads and seconds > self._max_seconds:
-            detail = f"{seconds:.3g} seconds of work are held before it; the limit is {self._max_seconds:g}"
+        seconds = self._waiting_seconds()
+        if seconds > self._max_seconds:
+            detail = f"{seconds:.3g} seconds of work wait before it; the limit is {self._max_seconds:g}"
             raise self._overloaded(detail, round(seconds, 3), self._max_seconds)
-        self._hold(kind, 1, size_bytes)
+        self._hold(1, size_bytes)
+        self._wait(kind, size_bytes)
 
     def _overloaded(self, detail: str, value: float, limit: float) -> Problem:
         self._metrics.dropped.labels("overloaded").inc()
-        wait = min(self._held_seconds() or 1.0, self._max_seconds)
+        wait = min(self._waiting_seconds() or 1.0, self._max_seconds)
         return Problem(Kind.OVERLOADED, detail, value=value, limit=limit, retry_after_seconds=wait)
 
-    def _held_seconds(self) -> float:
-        held = ((self._measured.get(kind, (0.0, 1.0)), count) for kind, count in self._held_bytes.items())
-        return sum(seconds / size * count for (seconds, size), count in held) / self._threads
+    def _waiting_seconds(self) -> float:
+        with self._lock:
+            each = {kind: seconds / size for kind, (seconds, size) in self._measured.items()}
+            waiting = sum(each.get(kind, 0.0) * size for kind, size in self._waiting_bytes.items())
+        return waiting / self._threads
 
-    def _measure(self, kind: str, size_bytes: int, seconds: float) -> None:
+    def _measure(self, kind: str, size_bytes: int, seconds: float, *, is_whole: bool = True) -> None:
+        """Learn what a function took; one that failed tells only that the whole takes as long at least."""
         with self._lock:
             past, size = self._measured.get(kind, (0.0, 0.0))
-            self._measured[kind] = PAST * past + seconds, PAST * size + max(1, size_bytes)
+            if is_whole or seconds * size > past * size_bytes or not size:
+                self._measured[kind] = PAST * past + seconds, PAST * size + max(1, size_bytes)
 
-    def _hold(self, kind: str, count: int, size_bytes: int) -> None:
+    def _wait(self, kind: str, size_bytes: int) -> None:
+        with self._lock:
+            self._waiting_bytes[kind] += size_bytes
+
+    def _hold(self, count: int, size_bytes: int) -> None:
         with self._lock:
             self._held_functions += count
-            self._held_bytes[kind] += size_bytes
+            self._held_bytes += size_bytes
             self._idle.clear() if self._held_functions else self._idle.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -9,8 +10,21 @@ from threadpoolctl import threadpool_limits
 
 
 def workers(threads: int) -> ThreadPoolExecutor:
-    """Return an executor of threads that torch does not divide further: chunks are what is divided."""
-    return ThreadPoolExecutor(threads, "codec", initializer=_keep_to_one_thread)
+    """Return an executor of threads that torch does not divide further: chunks are what is divided.
+
+    All are there when it returns: where one cannot be started (RuntimeError), that is known now, and not by a
+    chunk that is never coded.
+    """
+    executor = ThreadPoolExecutor(threads, "codec", initializer=_keep_to_one_thread)
+    all_are_there = threading.Barrier(threads)
+    try:
+        for running in [executor.submit(all_are_there.wait) for _ in range(threads)]:
+            running.result()
+    except BaseException:
+        all_are_there.abort()  # or those that are there would wait for ever, and the process for them
+        executor.shutdown(wait=False)
+        raise
+    return executor
 
 
 def _keep_to_one_thread() -> None:

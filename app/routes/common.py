@@ -84,8 +84,8 @@ def service_of(request: Request) -> Service:
 
 
 def check_live(service: Service) -> None:
-    """Raise Problem once the device is lost and only a restart can help."""
-    if service.device_is_lost:
+    """Raise Problem once only a restart can help."""
+    if service.is_hopeless:
         raise Problem(Kind.DEVICE_FAULT, str(service.not_ready))
 
 

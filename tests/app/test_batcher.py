@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 from app.batcher import Answer, Arrays, Batcher
 from app.errors import Kind, Problem
@@ -280,19 +281,21 @@ async def test_more_work_than_may_wait_is_refused_at_once() -> None:
         await driver.submit(1)  # from which it is known that a batch takes longer
         running = driver.submit(1)
         await driver.launches(2)
-        large = driver.submit(8)
+        large = driver.submit(16)
         small = driver.submit(1)  # has its share of the next batch
         await asyncio.sleep(0)
         with pytest.raises(
             Problem, match="seconds of work are queued before it; the limit is 1e-09"
         ) as caught:
-            await driver.submit(8)
+            await driver.submit(16)
         assert caught.value.kind is Kind.OVERLOADED
         assert (driver.dropped("overloaded"), driver.dropped("deadline")) == (1, 0)
-        driver.step(3)
-        await asyncio.gather(running, large, small)
-        driver.step()
-        await driver.submit(8)
+        begun = driver.submit_when_room(16)  # of which others are done
+        await asyncio.sleep(0)
+        assert "queued 33 images" in repr(driver.batcher)
+        driver.step(10)
+        await asyncio.gather(running, large, small, begun)
+        await driver.submit(16)
 
 
 async def test_an_empty_queue_takes_a_request_of_any_size() -> None:
@@ -312,7 +315,7 @@ async def test_retry_after_is_the_time_the_queue_needs() -> None:
         waiting = driver.submit(10)
         with pytest.raises(Problem) as caught:
             await driver.submit(1)
-        assert caught.value.retry_after_seconds == pytest.approx(2 * first.result().compute_seconds)
+        assert caught.value.retry_after_seconds == pytest.approx(10 * first.result().compute_seconds)
         driver.step(3)
         await asyncio.gather(running, waiting)
 
@@ -457,9 +460,9 @@ async def test_a_failed_batch_fails_its_requests_and_no_others(driver: Driver) -
     await driver.launches()
     other = driver.submit(1, DECODE)
     await asyncio.sleep(0)
-    driver.engine.error = MemoryError("out of memory")
+    driver.engine.error = RuntimeError("out of order")
     driver.step()
-    with pytest.raises(Problem, match="the batch failed: out of memory") as caught:
+    with pytest.raises(Problem, match="the batch failed: out of order") as caught:
         await failing
     assert caught.value.kind is Kind.DEVICE_FAULT
     driver.engine.error = None
@@ -467,6 +470,67 @@ async def test_a_failed_batch_fails_its_requests_and_no_others(driver: Driver) -
     await other
     assert driver.batcher.fault is None
     assert driver.dropped("fault") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("of the host"),
+        torch.OutOfMemoryError("of the device"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."),
+    ],
+)
+async def test_a_batch_that_there_is_no_memory_for_may_be_asked_for_again(
+    driver: Driver, error: Exception
+) -> None:
+    driver.engine.error = error
+    driver.step()
+    with pytest.raises(Problem, match="there is no memory for the batch now: ") as caught:
+        await driver.submit(3)
+    assert caught.value.kind is Kind.OVERLOADED
+    assert (driver.dropped("overloaded"), driver.dropped("fault")) == (1, 0)
+    assert repr(driver.batcher) == "<Batcher queued 0 images in 0 jobs, running 0>"
+    assert driver.batcher.fault is None
+    driver.engine.error = None
+    driver.step()
+    await driver.submit(3)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_an_engine_s_thread_that_ends_is_a_device_that_is_lost(
+    depth: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def measure(*_: object) -> None:
+        raise MemoryError("for a list")
+
+    async with started(depth) as driver:
+        monkeypatch.setattr(driver.batcher, "_measure", measure)
+        requests = [driver.submit(4 * 8)]
+        await driver.launches(depth)
+        requests.append(driver.submit(1, DECODE))
+        await asyncio.sleep(0)
+        driver.step()
+        for request in requests:
+            with pytest.raises(Problem, match="for a list") as caught:
+                await request
+            assert caught.value.kind is Kind.DEVICE_FAULT
+        assert str(driver.batcher.fault) == "for a list"
+        assert "the engine's thread has ended" in caplog.text
+        assert repr(driver.batcher) == "<Batcher queued 0 images in 0 jobs, running 0>"
+        with pytest.raises(Problem, match="the device is lost"):
+            await driver.submit(1)
+
+
+async def test_how_long_the_device_has_been_at_it_is_known(driver: Driver) -> None:
+    assert driver.batcher.stuck_seconds == 0
+    answer = driver.submit(1)
+    await driver.launches()
+    await asyncio.sleep(0.02)
+    assert 0.02 <= driver.batcher.stuck_seconds < SOON
+    driver.step()
+    await answer
+    while driver.batcher.stuck_seconds:
+        await asyncio.sleep(0.001)
 
 
 async def test_a_departed_client_is_not_counted_again_when_its_batch_fails(driver: Driver) -> None:

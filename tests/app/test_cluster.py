@@ -24,6 +24,7 @@ from app.batcher import Batcher
 from app.cluster import ENGINE, FRONT_END
 from app.engine import CpuEngine
 from app.metrics import DeviceMemory, Metrics
+from app.service import HOPELESS_TIMES, patience_seconds
 from app.settings import Settings
 from tests.app.test_routes import NPY, npy
 from tests.exposition import documented, exposed
@@ -253,6 +254,20 @@ def test_an_engine_whose_device_is_lost_leaves_with_one(
     monkeypatch.setattr("os._exit", leave)
     monkeypatch.setattr("logging.shutdown", lambda: None)
     settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
+    with pytest.raises(SystemExit, match="left at once with 1"):
+        asyncio.run(cluster.run_engine(settings, tmp_path))
+
+
+def test_an_engine_whose_device_hangs_for_good_leaves_with_one(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(status: int) -> None:
+        raise SystemExit(f"left at once with {status}")
+
+    settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
+    monkeypatch.setattr(Batcher, "stuck_seconds", 1 + HOPELESS_TIMES * patience_seconds(settings))
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("logging.shutdown", lambda: None)
     with pytest.raises(SystemExit, match="left at once with 1"):
         asyncio.run(cluster.run_engine(settings, tmp_path))
 

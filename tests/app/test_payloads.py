@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -35,6 +36,7 @@ from tests.app.test_routes import FORMATS, JSON, NPY, SAFETENSORS, base64_json, 
 from tests.codecs import pictures
 from tests.servers import Running, running
 
+SOON = 30.0
 PAYLOAD = "application/vnd.vaeserve.payload"
 GREY = (1, 8, 8)
 
@@ -278,6 +280,36 @@ def test_payloads_of_requests_that_share_a_batch_are_those_of_each_alone(codec: 
     for images, expected in zip(found, jobs, strict=True):
         np.testing.assert_array_equal(images, expected)
     assert not engine.is_lost()
+
+
+def test_what_one_request_has_in_the_threads_leaves_room_for_batches(codec: CodecModel) -> None:
+    engine, may_end, begun = (
+        CodingEngine({"grey": codec}, threads=2),
+        threading.Event(),
+        threading.Semaphore(0),
+    )
+
+    def wait(number: int) -> int:
+        begun.release()
+        assert may_end.wait(SOON)
+        return number
+
+    items = iter(range(100))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(list, engine.each(time.monotonic() + SOON, wait, items))
+        for _ in range(2):
+            begun.acquire()
+        batch = engine.launch(ModelTask("grey", Operation.COMPRESS), [chunk_rows([pictures(GREY, 1)])])
+        assert next(items) == 2  # of which no more was taken
+        may_end.set()
+        assert len(batch.result()[0]) == 1
+        assert found.result() == [number for number in range(100) if number != 2]
+
+
+def test_nothing_more_is_coded_for_a_request_once_its_deadline_has_passed(codec: CodecModel) -> None:
+    engine = CodingEngine({"grey": codec}, threads=1)
+    with pytest.raises(TimeoutError, match="the deadline has passed"):
+        list(engine.each(time.monotonic(), str, range(3)))
 
 
 def test_a_damaged_payload_spoils_no_other_of_its_batch(client: httpx.Client, codec: CodecModel) -> None:

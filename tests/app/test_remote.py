@@ -261,6 +261,30 @@ async def test_an_engine_that_does_not_answer_is_not_waited_for(
         assert told.value.kind is Kind.DEADLINE
 
 
+async def test_how_long_nothing_comes_from_an_engine_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PULSE_SECONDS", 0.005)
+    async with connected(tmp_path) as ends:
+        answer = ends.submit(1)
+        await ends.driver.launches()
+        while ends.batcher.stuck_seconds < 0.1:  # of the device
+            await asyncio.sleep(0.001)
+        assert ends.driver.batcher.stuck_seconds >= 0.1
+        ends.driver.step()
+        await answer
+        while ends.batcher.stuck_seconds > 0.05:
+            await asyncio.sleep(0.001)
+        monkeypatch.setattr(remote, "PULSE_SECONDS", SOON)
+        while ends.batcher.stuck_seconds < 0.1:  # of the process
+            await asyncio.sleep(0.001)
+        assert ends.driver.batcher.stuck_seconds == 0
+        await ends.hang_up()
+        while not ends.batcher.is_away:
+            await asyncio.sleep(0.001)
+        assert ends.batcher.stuck_seconds == 0
+
+
 async def test_an_engine_that_ends_is_waited_for_and_found_again(tmp_path: Path) -> None:
     async with connected(tmp_path) as ends:
         jobs = [ends.submit(1), ends.submit(2)]

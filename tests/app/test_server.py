@@ -24,6 +24,7 @@ import pytest
 import uvicorn
 import uvloop
 
+from app import service
 from app.__main__ import main
 from app.batcher import Batcher
 from app.engine import CpuEngine
@@ -191,6 +192,25 @@ def test_a_lost_device_turns_readiness_and_liveness_off(
         assert "vae_ready 0.0" in server.client.get("/metrics").text
         problem(post(server), 503, "device-fault", "the device is lost")
         assert server.server.leaves_at_once
+
+
+def test_a_device_that_hangs_turns_readiness_off_and_in_the_end_liveness(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "STUCK_SECONDS", 0.05)
+    monkeypatch.setattr(service, "HOPELESS_TIMES", 1e6)
+    with running(bundle_folder, deadline_seconds=0.05) as server:
+        assert server.client.get("/health/ready").status_code == 200
+        problem(post(server), 504, "deadline", "no answer within")
+        eventually(lambda: server.service.not_ready is not None)
+        problem(server.client.get("/health/ready"), 503, "not-ready", "nothing has come from the device for")
+        assert "vae_ready 0.0" in server.client.get("/metrics").text
+        assert server.client.get("/health/live").status_code == 200
+        monkeypatch.setattr(service, "HOPELESS_TIMES", 1)
+        problem(server.client.get("/health/live"), 503, "device-fault", "nothing has come from the device")
+        gate.opened.set()
+        eventually(lambda: server.service.not_ready is None)
+        assert server.client.get("/health/live").status_code == 200
 
 
 def test_draining_turns_readiness_off_and_still_answers(bundle_folder: Path, gate: Gate) -> None:
