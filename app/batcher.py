@@ -462,6 +462,7 @@ class Batcher:
         if self._fault is None and lacks_memory(error):
             cause = "overloaded"
             refusal = partial(Problem, Kind.OVERLOADED, f"there is no memory for the batch now: {error}")
+        log.error("a batch failed: %s", str(error))  # not itself: its frames have the rows
         for job in jobs:
             self._drop(job, cause)
         self._call(self._refuse, jobs, refusal)

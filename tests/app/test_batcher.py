@@ -481,7 +481,7 @@ async def test_a_failed_batch_fails_its_requests_and_no_others(driver: Driver) -
     ],
 )
 async def test_a_batch_that_there_is_no_memory_for_may_be_asked_for_again(
-    driver: Driver, error: Exception
+    driver: Driver, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver.engine.error = error
     driver.step()
@@ -489,6 +489,7 @@ async def test_a_batch_that_there_is_no_memory_for_may_be_asked_for_again(
         await driver.submit(3)
     assert caught.value.kind is Kind.OVERLOADED
     assert (driver.dropped("overloaded"), driver.dropped("fault")) == (1, 0)
+    assert f"a batch failed: {error}" in caplog.text
     assert repr(driver.batcher) == "<Batcher queued 0 images in 0 jobs, running 0>"
     assert driver.batcher.fault is None
     driver.engine.error = None
