@@ -18,6 +18,7 @@ from benchmarks.faults import (
     clock,
     disconnects,
     disk_full,
+    hang,
     kill,
     memory,
     overload,
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).with_name("results.json")
 FAULTS: Mapping[str, Callable[[Setup], list[Row]]] = {
     "sigterm": sigterm.run,
     "kill": kill.run,
+    "hang": hang.run,
     "bundles": bundles.run,
     "payloads": payloads.run,
     "bombs": bombs.run,

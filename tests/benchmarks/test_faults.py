@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from benchmarks.faults import __main__ as command
-from benchmarks.faults import bombs, bundles, disk_full, kill, overload, sigterm
+from benchmarks.faults import bombs, bundles, disk_full, hang, kill, overload, sigterm
 from benchmarks.faults.bundles import DAMAGES, End, copied, flipped, parts_of, started_with_damage
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import SAMPLES, Client, Fate, Question, Tally, loaded, questions_of
@@ -351,6 +351,31 @@ def test_the_check_of_damaged_bundles_fails_where_the_damage_is_none(
     assert started_with_damage(setup, folder / "grey").broken == []
     monkeypatch.setattr(bundles, "DAMAGES", {"a bit flipped": lambda path: None})
     assert len(started_with_damage(setup, folder / "grey").broken) == 1
+
+
+HUNG = hang.Found((504, 504), 1.6, 6.5, 61.0, 0.3, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"statuses": (504, 200)},
+        {"worst_seconds": 2.6},
+        {"not_ready_after": 8.5},
+        {"not_live_after": 6.5},
+        {"not_live_after": 71.5},
+        {"back_after": 5.1},
+        {"is_right": False},
+    ],
+)
+def test_a_service_that_hangs_keeps_every_promise_or_breaks_one(change: dict[str, Any]) -> None:
+    assert hang.row_of(HUNG).broken == []
+    assert len(hang.row_of(replace(HUNG, **change)).broken) == 1
+
+
+def test_what_does_not_come_about_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match="it was not so within 0.01 s"):
+        hang.until(lambda: False, 0.01)
 
 
 @pytest.mark.slow
