@@ -1,4 +1,4 @@
-"""The process that computes stops (SIGSTOP), and goes on: what is answered meanwhile, and what health says."""
+"""The process that computes stops (SIGSTOP) and goes on: what is answered meanwhile, and what health says."""
 
 from __future__ import annotations
 

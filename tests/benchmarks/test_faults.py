@@ -374,7 +374,7 @@ def test_a_service_that_hangs_keeps_every_promise_or_breaks_one(change: dict[str
 
 
 def test_what_does_not_come_about_is_an_error() -> None:
-    with pytest.raises(BenchmarkError, match="it was not so within 0.01 s"):
+    with pytest.raises(BenchmarkError, match=r"it was not so within 0\.01 s"):
         hang.until(lambda: False, 0.01)
 
 
