@@ -22,7 +22,7 @@ from app.metrics import CLASSICAL, Metrics
 from app.operations import ModelTask, Operation
 from app.rows import chunk_rows
 from app.settings import Settings
-from app.workers import Done, Workers
+from app.workers import Done, Workers, in_time
 from codec.encoding import Manner, assembled, compress, divided, is_learned, model_for
 from codec.model import CodecModel
 from codec.payload import (
@@ -34,6 +34,7 @@ from codec.payload import (
     decompress_one,
     joined,
 )
+from models.images import encode_png, encode_webp
 
 T = TypeVar("T")
 CODING = (*OPERATIONS.values(), Operation.DECOMPRESS)
@@ -142,7 +143,8 @@ class Coder:
         parts = divided(images, model, manner)
         task = ModelTask(id, operation, manner=manner)
         answer = await self._batcher.submit(task, chunk_rows(parts), deadline)
-        payload = await _soon(partial(assembled, list(answer.arrays[0]), model, manner), images.nbytes)
+        assembling = partial(assembled, list(answer.arrays[0]), model, manner)
+        payload = await self._copied(assembling, images.nbytes, deadline)
         named = id if is_learned(payload) else None
         self._metrics.count_payload(id, named is not None, mode_of(manner), images.nbytes, len(payload))
         return Result(payload, named, answer.queue_seconds, answer.compute_seconds)
@@ -158,7 +160,7 @@ class Coder:
             function = whole if index is None else partial(decompress_one, header, index)
             done = await self._workers.run(function, Operation.DECOMPRESS, size_bytes, deadline)
             self._measure(done, Operation.DECOMPRESS, len(done.found), None)
-            images = await _soon(partial(in_place, done.found), size_bytes)
+            images = await self._copied(partial(in_place, done.found), size_bytes, deadline)
             return Result(images, None, done.queue_seconds, done.compute_seconds)
         chunks, place = header.chunks, slice(None)
         if index is not None:
@@ -168,8 +170,22 @@ class Coder:
         task = ModelTask(id, Operation.DECOMPRESS)
         answer = await self._batcher.submit(task, chunk_rows(chunks), deadline)
         parts = list(answer.arrays[0])
-        images = await _soon(lambda: in_place(joined(parts)[place]), size_bytes)
+        images = await self._copied(lambda: in_place(joined(parts)[place]), size_bytes, deadline)
         return Result(images, id, answer.queue_seconds, answer.compute_seconds)
+
+    async def compare(self, images: np.ndarray, deadline: float) -> dict[str, int]:
+        """Return the bytes of images (N, H, W, C) as files of their own, by format.
+
+        Raises Problem as `Workers.run` does: a file takes many times as long as a payload may.
+        """
+        done = await self._workers.run(partial(file_bytes, images), "compare", images.nbytes, deadline)
+        return done.found
+
+    async def _copied(self, function: Callable[[], T], size_bytes: int, deadline: float) -> T:
+        """Put together what was coded; no more of it comes than is coded, which takes many times as long."""
+        if size_bytes <= QUICK_BYTES:
+            return function()
+        return await in_time(asyncio.to_thread(function), deadline, self._metrics)
 
     def _measure(self, done: Done[T], operation: Operation, images: int, model: str | None) -> None:
         """Count images that were coded in a thread of their own."""
@@ -195,5 +211,9 @@ def bytes_of(header: Header, index: int | None) -> int:
     return sum(chunk.nbytes for chunk in chunks)
 
 
-async def _soon(function: Callable[[], T], size_bytes: int) -> T:
-    return function() if size_bytes <= QUICK_BYTES else await asyncio.to_thread(function)
+def file_bytes(images: np.ndarray) -> dict[str, int]:
+    """Return the bytes of images (N, H, W, C) as files of their own, by format."""
+    return {
+        "png": sum(len(encode_png(image, is_smallest=True)) for image in images),
+        "webp": sum(len(encode_webp(image)) for image in images),
+    }

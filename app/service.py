@@ -7,7 +7,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from app.operations import GRAPHABLE, ModelTask, Operation
 from app.remote import RemoteBatcher
 from app.settings import Settings
 from app.statistics import Statistics, told
-from app.workers import in_time
+from app.workers import Workers, in_time
 from codec.chunk import verified
 from codec.model import FILE, CodecError, CodecModel
 from codec.workers import workers
@@ -68,6 +68,13 @@ class Service:
         self.limits = Limits(settings.max_body_bytes, settings.max_images, settings.max_pixels)
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.parsing = asyncio.Semaphore(1)  # of large bodies
+        self._threads = settings.threads or max(1, torch.get_num_threads() // settings.frontends)
+        self._workers = Workers(
+            self._threads,
+            self.metrics,
+            max_bytes=settings.max_queued_bytes,
+            max_seconds=settings.bounded_queued_seconds,
+        )
         self.device = ""
         self.load_fault: Exception | None = None
         self._bundles: dict[str, Bundle] = {}
@@ -140,8 +147,7 @@ class Service:
                 )
             await self._batcher.start()
             device = self._batcher.device
-            threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.frontends)
-            coder = Coder(codecs, self.settings, self.metrics, threads)
+            coder = Coder(codecs, self.settings, self.metrics, self._threads)
             await coder.start()
             self._coder = coder
         except Exception as error:
@@ -166,14 +172,15 @@ class Service:
     async def close(self) -> None:
         """Compute what waits, then stop; a device that hangs is left behind."""
         self._enter("stopping")
-        running = [part for part in (self._batcher, self._coder) if part is not None]
+        running = [part for part in (self._batcher, self._coder, self._workers) if part is not None]
         if not all(await asyncio.gather(*(part.close(CLOSE_SECONDS) for part in running))):
             log.error("the last batch has not ended after %g s; leaving it", CLOSE_SECONDS)
 
     @property
     def is_computing(self) -> bool:
-        """Whether a batch still runs."""
-        return any(part is not None and part.is_running for part in (self._batcher, self._coder))
+        """Whether a batch still runs, or another thread's work."""
+        parts = (self._batcher, self._coder, self._workers)
+        return any(part is not None and part.is_running for part in parts)
 
     def _enter(self, state: str) -> None:
         self._state = state
@@ -226,6 +233,16 @@ class Service:
             raise
         finally:
             watch.end()
+
+    async def in_thread(
+        self, request: Request, function: Callable[[], T], kind: str, size_bytes: int, deadline: float
+    ) -> T:
+        """Run what a request needs beside its batches, as `Workers.run` does; for no client that has gone.
+
+        The threads are not those that parse bodies, which therefore wait for none of it.
+        """
+        running = self._workers.run(function, kind, size_bytes, deadline)
+        return (await self.unless_departed(request, running)).found
 
     async def in_time(self, waited_for: Awaitable[T], deadline: float) -> T:
         """Wait for a thread's work, no longer than to the deadline (Problem)."""

@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     max_queued_bytes: int = Field(
         default=256 << 20,
         ge=1,
-        description="bytes of bodies on their way in, and again of images that wait; more is answered 429",
+        description="bytes of bodies on their way in, of images that wait, and of answers that wait to be "
+        "written, each; more is answered 429",
     )
     max_queued_seconds: float = Field(
         default=1.5,

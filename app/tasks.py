@@ -174,7 +174,12 @@ class Opened:
 
 
 async def open_payload(
-    service: Service, payload: bytes, index: int | None, expected: str | None, deadline: float
+    service: Service,
+    request: Request,
+    payload: bytes,
+    index: int | None,
+    expected: str | None,
+    deadline: float,
 ) -> Opened:
     """Read the header of a payload, or of the one in an archive that `index` is in.
 
@@ -183,7 +188,10 @@ async def open_payload(
     """
     opening = partial(_opened, service.coder, payload, index)
     is_quick = len(payload) <= QUICK_PAYLOAD_BYTES and not is_archive(payload)  # whose names may be many
-    found = opening() if is_quick else await service.in_time(asyncio.to_thread(opening), deadline)
+    if is_quick:
+        found = opening()
+    else:
+        found = await service.in_thread(request, opening, "opening", len(payload), deadline)
     _check_model(service.coder, found.header, expected)
     _check_size(found, service.limits)
     return found

@@ -255,7 +255,9 @@ async def _compress(asked: Asked) -> Outcome:
 
 async def _decompress(asked: Asked) -> Outcome:
     index = asked.parameters.index
-    payload = await tasks.open_payload(asked.service, asked.given, index, asked.bundle.id, asked.deadline)
+    payload = await tasks.open_payload(
+        asked.service, asked.request, asked.given, index, asked.bundle.id, asked.deadline
+    )
     decoded = await tasks.decompress(asked.service, asked.request, payload, asked.deadline)
     return Outcome({"images": decoded.found}, decoded.queue_seconds, decoded.compute_seconds)
 

@@ -48,6 +48,7 @@ async def inflated(
 
     Raises Problem for a damaged body, and for more than `max_bytes` in it: after the first piece where gzip
     says so, whose last bytes are the size, modulo 2**32; what `check` raises, too, which a thread calls.
+    The caller bounds for how long threads are waited for, and by `admit` for how many bodies.
     """
     said = int.from_bytes(body[-4:], "little") if coding == "gzip" else 0
     inflating = zlib.decompressobj(_WINDOW_BITS[coding])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -141,6 +141,7 @@ async def read(request: Request, parse: Parse[T], media_types: Sequence[str]) ->
     """Read and parse a request's body, in a thread where it is large; return it and its deadline.
 
     It is taken to be of its Content-Type, where that is among `media_types`, while it is inflated.
+    The intake bounds the bytes of all that wait for a thread, and so their number.
     The deadline (time.monotonic) of the answer is counted from the body's arrival.
     """
     service = service_of(request)
@@ -179,15 +180,21 @@ async def _received(reading: Awaitable[bytes], service: Service) -> bytes:
         raise Problem(Kind.DEADLINE, detail, limit=seconds) from None
 
 
-async def answer_images(model: str | None, images: np.ndarray, chosen: Format) -> Response:
-    """Answer uint8 images (N, H, W, C), written in a thread where that takes long."""
+async def answer_images(
+    request: Request, model: str | None, images: np.ndarray, chosen: Format, deadline: float
+) -> Response:
+    """Answer uint8 images (N, H, W, C), written in a thread where that takes long.
+
+    Raises Problem, overloaded or deadline, though they were computed: writing may be what takes longest.
+    """
     if chosen in (Format.npy, Format.safetensors):
         is_quick = images.size <= QUICK_RAW_BYTES
     else:
         is_quick = len(images) <= QUICK_IMAGES and images.size <= QUICK.pixels
+    writing = partial(images_answer, model, images, chosen)
     if is_quick:
-        return images_answer(model, images, chosen)
-    return await asyncio.to_thread(images_answer, model, images, chosen)
+        return writing()
+    return await service_of(request).in_thread(request, writing, chosen.name, images.nbytes, deadline)
 
 
 def timed(response: Response, answer: Timed) -> Response:

@@ -59,7 +59,8 @@ async def decode(request: Request, model: ModelParameter = None, format: FormatP
     latents = await read_latents(request, bundle)
     check_sheet(len(latents.rows), chosen)
     answer = await tasks.compute(service, request, bundle, Operation.DECODE, latents)
-    return timed(await answer_images(bundle.id, answer.arrays[0], chosen), answer)
+    decoded = answer.arrays[0]
+    return timed(await answer_images(request, bundle.id, decoded, chosen, latents.deadline), answer)
 
 
 @router.post("/reconstruct", **openapi.RECONSTRUCT)
@@ -73,7 +74,8 @@ async def reconstruct(
     images = await read_images(request, bundle, fit)
     check_sheet(len(images.rows), chosen)
     answer = await tasks.compute(service, request, bundle, Operation.RECONSTRUCT, images)
-    return timed(await answer_images(bundle.id, answer.arrays[0], chosen), answer)
+    decoded = answer.arrays[0]
+    return timed(await answer_images(request, bundle.id, decoded, chosen, images.deadline), answer)
 
 
 @router.post("/score", **openapi.SCORE)

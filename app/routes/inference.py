@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -136,8 +135,11 @@ async def infer(request: Request, model: InferenceModel) -> Response:
     outcome = await model.call.run(Asked(service, request, model.bundle, given, parameters, deadline))
     write = partial(written, model.name, VERSION, inference, outcome.values)
     size = sum(map(size_of, outcome.values.values()))
-    response = write() if size <= QUICK_RAW_BYTES else await asyncio.to_thread(write)
-    return timed(await _coded(request, response), outcome)
+    if size <= QUICK_RAW_BYTES:
+        response = write()
+    else:
+        response = await service.in_thread(request, write, "tensors", size, deadline)
+    return timed(await _coded(request, response, deadline), outcome)
 
 
 async def _statistics(service: Service, models: Sequence[InferenceModel]) -> Response:
@@ -148,12 +150,15 @@ async def _statistics(service: Service, models: Sequence[InferenceModel]) -> Res
     return json_answer({"model_stats": found})
 
 
-async def _coded(request: Request, response: Response) -> Response:
+async def _coded(request: Request, response: Response, deadline: float) -> Response:
     body, is_json = bytes(response.body), response.media_type == JSON
     coding = accepted_coding(request, insisted=not is_json)  # floats and pixels hardly become smaller
     if coding is None or not is_worth_coding(body):
         return response
-    is_quick = len(body) <= QUICK_ANSWER_BYTES
-    coded = deflated(body, coding) if is_quick else await asyncio.to_thread(deflated, body, coding)
+    if len(body) <= QUICK_ANSWER_BYTES:
+        coded = deflated(body, coding)
+    else:
+        deflating = partial(deflated, body, coding)
+        coded = await service_of(request).in_thread(request, deflating, coding, len(body), deadline)
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     return Response(coded, headers={**headers, "Content-Encoding": coding, "Vary": "Accept-Encoding"})

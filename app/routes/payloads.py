@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Annotated
 
@@ -37,7 +36,6 @@ from app.routes.common import (
 )
 from app.service import Work
 from codec.encoding import Effort, Manner
-from models.images import encode_png, encode_webp
 
 MAX_COMPARED = 1 << 14  # levels: of noise, WebP at its smallest takes half a second
 router = APIRouter(route_class=StrictRoute, tags=["payloads"])
@@ -95,18 +93,14 @@ async def compress(
         raise Problem(Kind.INVALID, detail, value=images.size, limit=MAX_COMPARED)
     manner = Manner(effort, max_error, quality, target_bytes)
     coded = await tasks.compress(service, request, bundle, Work(images, deadline), manner)
-    others = await asyncio.to_thread(file_bytes, images) if compare else None
-    answer = partial(compressed_answer, coded.model, coded.found, images.size, chosen, others)
-    is_quick = images.size <= QUICK.pixels
-    return timed(answer() if is_quick else await asyncio.to_thread(answer), coded)
-
-
-def file_bytes(images: np.ndarray) -> dict[str, int]:
-    """Return the bytes of images (N, H, W, C) as files of their own, by format."""
-    return {
-        "png": sum(len(encode_png(image, is_smallest=True)) for image in images),
-        "webp": sum(len(encode_webp(image)) for image in images),
-    }
+    others = None
+    if compare:
+        others = await service.unless_departed(request, service.coder.compare(images, deadline))
+    writing = partial(compressed_answer, coded.model, coded.found, images.size, chosen, others)
+    if images.size <= QUICK.pixels:
+        return timed(writing(), coded)
+    response = await service.in_thread(request, writing, "payload", images.nbytes, deadline)
+    return timed(response, coded)
 
 
 @router.post("/decompress", **openapi.DECOMPRESS)
@@ -129,7 +123,8 @@ async def decompress(
         return parse_payload(body, content_type)
 
     payload, deadline = await read(request, parse, PAYLOADS_IN)
-    opened = await tasks.open_payload(service, payload, index, expected, deadline)
+    opened = await tasks.open_payload(service, request, payload, index, expected, deadline)
     check_sheet(opened.count, chosen)
     decoded = await tasks.decompress(service, request, opened, deadline)
-    return timed(await answer_images(decoded.model, decoded.found, chosen), decoded)
+    response = await answer_images(request, decoded.model, decoded.found, chosen, deadline)
+    return timed(response, decoded)
