@@ -6,8 +6,8 @@
 
 The supervisor starts a process anew that ends by itself, and passes SIGTERM and SIGINT on: to the front ends
 first, which drain, then to the engine, which outlasts them whoever tells it. Started by `VAE_FRONTENDS=2` or
-more; the processes are `python -m app.cluster SUPERVISOR engine FOLDER` and `… SUPERVISOR front-end FOLDER
-DESCRIPTOR`.
+more; the processes are `python -m app.cluster SUPERVISOR engine FOLDER NAME` and `… SUPERVISOR front-end
+FOLDER NAME DESCRIPTOR`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from app.engine import build_engine
 from app.logs import log_as
 from app.metrics import Metrics
-from app.processes import FOLDER_VARIABLE, note_process
+from app.processes import FOLDER_VARIABLE, keep_figures_as, note_process
 from app.remote import EngineServer
 from app.server import Server, serve
 from app.service import (
@@ -65,7 +65,7 @@ class Child:
     ) -> None:
         self.role, self.starts, self.quick_ends = role, 0, 0
         self._folder, self._name = folder, name
-        self._arguments = [str(os.getpid()), role, str(folder)]
+        self._arguments = [str(os.getpid()), role, str(folder), name]
         self._descriptors: list[int] = []
         if listener is not None:
             self._arguments.append(str(listener.fileno()))
@@ -91,7 +91,7 @@ class Child:
 
     def note_end(self) -> None:
         """Count an end, and set when the process may be started anew."""
-        mark_process_dead(self.process.pid, os.environ[FOLDER_VARIABLE])  # type: ignore[no-untyped-call]
+        mark_process_dead(self._name, os.environ[FOLDER_VARIABLE])  # type: ignore[no-untyped-call]
         now = time.monotonic()
         is_quick = now - self.started < QUICK_SECONDS
         self.quick_ends = self.quick_ends + 1 if is_quick else 0
@@ -248,12 +248,13 @@ def run_front_end(settings: Settings, folder: Path, descriptor: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the processes."""
-    supervisor, role, folder, *descriptor = arguments
+    supervisor, role, folder, name, *descriptor = arguments
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # not to outlive a supervisor that is killed
     if os.getppid() != int(supervisor):  # as it was before this line
         return 1
     settings = Settings()
     log_as(settings)
+    keep_figures_as(name)
     if role == ENGINE:
         return uvloop.run(run_engine(settings, Path(folder)))
     return run_front_end(settings, Path(folder), int(descriptor[0]))

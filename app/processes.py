@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -18,6 +18,15 @@ from prometheus_client.registry import Collector
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # set, the figures are those of all processes that share it
 ALONE = "service"  # the name of a process that has no others
 _SUFFIX = ".process"
+
+
+def keep_figures_as(name: str) -> None:
+    """Keep this process's figures in files of its name; call it before the first of them is made.
+
+    A process that is started anew under the name goes on with what the one before it counted. By their ids,
+    which prometheus_client takes, the files of all that ever ended would stay, and be read by every scrape.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
 
 
 def note_process(folder: Path, name: str, pid: int, restarts: int = 0) -> None:

@@ -37,6 +37,7 @@ class Ends:
     ready_after: list[float] = field(default_factory=list)  # seconds
     asked: list[int] = field(default_factory=list)  # how often while there was no engine, of each kill
     said_ready_wrongly: int = 0  # of those
+    more_files: int = 0  # of figures, than there were before
 
 
 def run(setup: Setup) -> list[Row]:
@@ -51,15 +52,16 @@ def killed(setup: Setup, role: str, times: int) -> Row:
     """Start the service, load it, and kill a process of a role so many times."""
     ends, timeout = Ends(), DEADLINE_SECONDS + 10 * ALLOWANCE_SECONDS
     with ready_service(setup, SETTINGS) as service:
-        until_ready(service, [], lambda: said(service, "front-end") == FRONT_ENDS)
+        until_whole(service)
         wait_for_quiet(service)
-        before = service.held()
+        before, files = service.held(), service.figure_files()
         with loaded(service.port, questions_of(setup.bundle), CLIENTS, timeout) as tally:
             for number in range(times):
                 time.sleep(UP_SECONDS)
                 kill_one(service, role, ends)
                 print(f"kill -9, {role}: {number + 1} of {times}, {dict(tally.fates)}", flush=True)
         left, is_ready = left_after(service, before), service.is_ready(LOOKS)
+        ends.more_files = service.figure_files() - files
     return row_of(role, times, tally, ends, left, is_ready)
 
 
@@ -98,6 +100,11 @@ def watch(service: Service, ends: Ends, since: float, is_replaced: Callable[[], 
     ends.asked.append(asked)
 
 
+def until_whole(service: Service) -> None:
+    """Wait until every front end of a service is ready for the first time."""
+    until_ready(service, [], lambda: said(service, "front-end") == FRONT_ENDS)
+
+
 def until_ready(service: Service, gone: list[int], is_replaced: Callable[[], bool]) -> float:
     """Return when (time.monotonic) all processes served and were ready, without those that are gone.
 
@@ -125,10 +132,16 @@ def row_of(role: str, times: int, tally: Tally, ends: Ends, left: Left, is_ready
         "every other request is answered, or refused with Retry-After": bad == 0,
         f"ready again within {READY_SECONDS:g} s": slowest < READY_SECONDS,
         **left.promises(),
+        "processes that are started anew keep no more files of figures": ends.more_files <= 0,
         "ready at the end": is_ready,
         "there was load": tally.count("answered") > 10 * times,
     }
-    figures = {**tally.document(), "ready_again_worst_seconds": round(slowest, 3), **left.figures()}
+    figures = {
+        **tally.document(),
+        "ready_again_worst_seconds": round(slowest, 3),
+        **left.figures(),
+        "more_files_of_figures": ends.more_files,
+    }
     if role == "engine":
         figures["asked_while_there_was_none"] = sum(ends.asked)
         figures["said_to_be_ready_wrongly"] = ends.said_ready_wrongly

@@ -94,13 +94,21 @@ class Service:
 
     def children(self, role: str) -> list[int]:
         """Return the processes of a role of app.cluster: engine or front-end."""
-        found = []
+        return sorted(self._arguments(role))
+
+    def figure_files(self) -> int:
+        """Return how many files the processes of app.cluster keep their figures in."""
+        [arguments] = self._arguments("engine").values()
+        return len(list(Path(arguments[arguments.index("engine") + 1]).glob("*.db")))
+
+    def _arguments(self, role: str) -> dict[int, list[str]]:
+        found = {}
         for pid in marked(self.process.mark):
             with suppress(OSError):
-                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"app.cluster" in arguments and role.encode() in arguments:
-                    found.append(pid)
-        return sorted(found)
+                arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                if "app.cluster" in arguments and role in arguments:
+                    found[pid] = arguments
+        return found
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,18 @@ def running_cluster(folder: Path, tmp_path: Path, **settings: str) -> Iterator[C
 def test_processes_serve_as_one_and_each_may_be_killed(
     bundle_folder: Path, tmp_path: Path, live: Running
 ) -> None:
-    with running_cluster(bundle_folder, tmp_path) as service:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with running_cluster(bundle_folder, tmp_path, TMPDIR=str(shared)) as service:
         eventually(service.is_ready, SOON)
         [engine], front_ends = service.children(ENGINE), service.children(FRONT_END)
         assert len(front_ends) == 2
+
+        def files_of_figures() -> set[str]:
+            return {path.name for path in shared.rglob("*.db")}
+
+        files = files_of_figures()
+        assert {"counter_engine.db", "counter_front-end-1.db", "counter_front-end-2.db"} <= files
 
         expected = live.client.post("/encode", content=IMAGES, headers={"Content-Type": NPY}).json()
         for _ in range(10):
@@ -159,6 +167,7 @@ def test_processes_serve_as_one_and_each_may_be_killed(
         assert service.processes() == {"supervisor", "engine", "front-end-1", "front-end-2"}
         assert service.figure('vae_process_restarts_total{process="engine"}') == 1
         assert service.figure("vae_process_restarts_total") == 2
+        eventually(lambda: files_of_figures() == files, SOON)  # a new process has those of its name
 
         service.process.terminate()
         assert service.process.wait(SOON) == 0
@@ -437,7 +446,7 @@ def test_a_process_that_cannot_be_noted_runs_all_the_same(
 
 
 def test_a_process_whose_supervisor_is_gone_does_not_start() -> None:
-    command = [sys.executable, "-m", "app.cluster", "1", ENGINE, "none"]
+    command = [sys.executable, "-m", "app.cluster", "1", ENGINE, "none", ENGINE]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 1
 
 

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from app.processes import FOLDER_VARIABLE, Processes, note_process
+from app.processes import FOLDER_VARIABLE, Processes, keep_figures_as, note_process
 
 
 @pytest.fixture
@@ -54,3 +55,21 @@ def test_a_name_is_passed_on(folder: Path) -> None:
     found = figures()
     assert found['vae_process_restarts_total{process="engine"}'] == 1
     assert found['process_resident_memory_bytes{process="engine"}'] > 0
+
+
+def test_a_process_that_is_started_anew_goes_on_with_the_figures_of_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)  # is put back afterwards
+    files = {"counter_front-end-1.db", "gauge_livesum_front-end-1.db"}
+    for count in (1, 2, 3):
+        keep_figures_as("front-end-1")
+        own = CollectorRegistry()
+        Counter("taken", "", registry=own).inc()
+        Gauge("held", "", registry=own, multiprocess_mode="livesum").inc()
+        assert {path.name for path in folder.iterdir()} == files
+        of_all = CollectorRegistry()
+        MultiProcessCollector(of_all)
+        assert of_all.get_sample_value("taken_total") == count
+        assert of_all.get_sample_value("held") == 1  # what an ended one held is gone
+        mark_process_dead("front-end-1", str(folder))

@@ -316,6 +316,13 @@ def test_a_watch_that_never_asked_keeps_no_promise(tmp_path: Path) -> None:
     assert "not said to be ready while there is none" in row.broken
 
 
+@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
+def test_one_more_file_of_figures_breaks_a_promise(more: int, kept: bool) -> None:
+    ends = kill.Ends(ready_after=[1.0], more_files=more)
+    row = kill.row_of("front-end", 1, Tally(), ends, NOTHING_LEFT, True)
+    assert row.promises["processes that are started anew keep no more files of figures"] is kept
+
+
 def test_a_service_is_not_ready_again_before_the_new_process_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
