@@ -393,6 +393,15 @@ def test_no_request_is_lost_at_sigterm(folder: Path, tmp_path: Path, monkeypatch
     assert row.broken == [], row.figures
 
 
+@pytest.mark.parametrize("fate", ["refused", "lost", "hung", "failed", "wrong"])
+def test_a_request_that_a_stop_does_not_answer_breaks_a_promise(fate: Fate) -> None:
+    tally = Tally()
+    tally.fates.update(answered=11, turned_away=5)
+    assert all(sigterm.promises(tally, 1, 1.0, [0]).values())
+    tally.note(fate, 1.0)
+    assert list(sigterm.promises(tally, 1, 1.0, [0]).values()).count(False) == 1
+
+
 def test_bombs_are_what_they_say_and_are_refused(service: Running) -> None:
     made = {bomb.name: bomb for bomb in bombs.bombs(bytes(4))}
     for name in ("PNG, huge", "JPEG, huge", "WebP, huge"):
