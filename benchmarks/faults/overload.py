@@ -15,18 +15,23 @@ from benchmarks.faults.slow_clients import percentile
 from benchmarks.serving import wrk
 from benchmarks.serving.material import Material, material_of
 from benchmarks.serving.poisson import Answers, offer, offer_one, request_bytes
+from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.running import Posts, write_posts
 from benchmarks.serving.workloads import NPY_64, SAMPLE_SEED, SAMPLES, Body, npy_bytes
 from models.bundle import bundle_path, load_bundle
 
 TIMES_PEAK, SECONDS, PEAK_SECONDS, WARM_UP_SECONDS = 10.0, 60, 10, 10
-GOODPUT, REFUSED_SECONDS = 0.9, 0.05
-RECOVERY_SECONDS = 0.5  # beyond those for which a request may wait: 2 by default
+GOODPUT = 0.9
+REFUSED_SECONDS = 0.05  # the 99th percentile
+WORST_REFUSED_SECONDS = 0.25  # the load is on the same cores, and may keep the service from them for a while
+RECOVERY_SECONDS = 0.5  # beyond those for which a request may wait
+DEFAULT_RECOVERY_SECONDS = 2.0  # by default
 ANSWER_SECONDS = 1.0  # for which an answer may take longer than it waits
 RECOVERED_TIMES = 3.0  # of the latency of a lone request before: that much is recovered
 GIVE_UP_SECONDS = 30.0
 SETTINGS: Mapping[str, str] = {"VAE_THREADS": "1"}
-QUEUED_SECONDS = (Settings.model_fields["max_queued_seconds"].default, 5.0)
+DEFAULT_QUEUED_SECONDS: float = Settings.model_fields["max_queued_seconds"].default
+QUEUED_SECONDS = (DEFAULT_QUEUED_SECONDS, 5.0)
 SCORE_SAMPLES = 64
 SAMPLES_OFFERED = range(SCORE_SAMPLES - 8, SCORE_SAMPLES + 9)  # each a task of its own
 PATH = "/score?samples="
@@ -45,6 +50,7 @@ def run(setup: Setup) -> list[Row]:
     Requests to score an image are refused at a small part of what they cost: with cheaper ones, and the load
     on the same cores, the load itself would take what it measures.
     """
+    limits = {seconds: recovery_limit(seconds) for seconds in QUEUED_SECONDS}
     material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
     posts = write_posts(SCORE, material, setup.folder)
     content = posts.bodies[0].content
@@ -54,10 +60,23 @@ def run(setup: Setup) -> list[Row]:
     ]
     with ready_service(setup, SETTINGS) as service:
         peak = peak_of(service, posts, setup.seconds(PEAK_SECONDS))
-    return [overloaded(setup, requests, peak, queued_seconds) for queued_seconds in QUEUED_SECONDS]
+    return [overloaded(setup, requests, peak, *each) for each in limits.items()]
 
 
-def overloaded(setup: Setup, requests: Sequence[bytes], peak: float, queued_seconds: float) -> Row:
+def recovery_limit(queued_seconds: float) -> float:
+    """Return within how long a lone request is to be as before; raise BenchmarkError where it cannot be."""
+    limit = queued_seconds + RECOVERY_SECONDS
+    if queued_seconds != DEFAULT_QUEUED_SECONDS:
+        return limit
+    if limit > DEFAULT_RECOVERY_SECONDS:
+        said = f"{queued_seconds:g} s of work may wait by default"
+        raise BenchmarkError(f"{said}; an overload is to be over within {DEFAULT_RECOVERY_SECONDS:g} s")
+    return DEFAULT_RECOVERY_SECONDS
+
+
+def overloaded(
+    setup: Setup, requests: Sequence[bytes], peak: float, queued_seconds: float, recovery_seconds: float
+) -> Row:
     """Overload a service in which so many seconds of work may wait."""
     request = requests[len(requests) // 2]
     settings = {**SETTINGS, "VAE_MAX_QUEUED_SECONDS": f"{queued_seconds:g}"}
@@ -79,9 +98,9 @@ def overloaded(setup: Setup, requests: Sequence[bytes], peak: float, queued_seco
         "recovery_seconds": round(recovery, 3),
         **left.figures(),
     }
-    kept = {**promises(figures, peak, queued_seconds, is_ready), **left.promises()}
+    kept = promises(figures, peak, queued_seconds, recovery_seconds, is_ready)
     fault = f"{TIMES_PEAK:g} times the peak load, {queued_seconds:g} s of which may wait"
-    return Row(fault, 1, settings, figures, kept)
+    return Row(fault, 1, settings, figures, {**kept, **left.promises()})
 
 
 def peak_of(service: Service, posts: Posts, seconds: int) -> float:
@@ -130,21 +149,26 @@ def recovered_after(service: Service, request: bytes, seconds: float) -> float:
 
 
 def promises(
-    figures: Mapping[str, Any], peak: float, queued_seconds: float, is_ready: bool
+    figures: Mapping[str, Any], peak: float, queued_seconds: float, recovery_seconds: float, is_ready: bool
 ) -> dict[str, bool]:
     """Return what is held of the figures.
 
     What waits may be overtaken by later requests of other kinds, whose turn comes first.
     """
-    answered, recovered = 2 * queued_seconds + ANSWER_SECONDS, queued_seconds + RECOVERY_SECONDS
+    answered = 2 * queued_seconds + ANSWER_SECONDS
     return {
         f"goodput is at least {GOODPUT:.0%} of the peak": figures["goodput_per_second"] >= GOODPUT * peak,
         f"99 % of refusals come within {REFUSED_SECONDS * 1e3:g} ms": (
             figures["refused_p99_seconds"] <= REFUSED_SECONDS
         ),
+        f"all of them within {WORST_REFUSED_SECONDS * 1e3:g} ms": (
+            figures["refused_worst_seconds"] <= WORST_REFUSED_SECONDS
+        ),
         "every refusal has Retry-After": figures["refused_with_retry_after"] >= figures["refused"],
         "there are refusals, and no other failures": figures["refused"] > 0 and figures["neither"] == 0,
         f"99 % of answers come within {answered:g} s": figures["answered_p99_seconds"] < answered,
-        f"a lone request is as before within {recovered:g} s": figures["recovery_seconds"] < recovered,
+        f"a lone request is as before within {recovery_seconds:g} s": (
+            figures["recovery_seconds"] < recovery_seconds
+        ),
         "ready at the end": is_ready,
     }

@@ -426,6 +426,7 @@ GOOD = {
     "answered_p99_seconds": 3.9,
     "refused": 5,
     "refused_p99_seconds": 0.05,
+    "refused_worst_seconds": 0.25,
     "refused_with_retry_after": 5,
     "neither": 0,
     "recovery_seconds": 1.9,
@@ -438,6 +439,7 @@ GOOD = {
         {"goodput_per_second": 89.0},
         {"answered_p99_seconds": 4.0},
         {"refused_p99_seconds": 0.051},
+        {"refused_worst_seconds": 0.251},
         {"refused_with_retry_after": 4},
         {"neither": 1},
         {"refused": 0},
@@ -445,8 +447,21 @@ GOOD = {
     ],
 )
 def test_an_overload_keeps_every_promise_or_breaks_one(change: dict[str, float]) -> None:
-    assert all(promises(GOOD, 100.0, 1.5, True).values())
-    assert list(promises({**GOOD, **change}, 100.0, 1.5, True).values()).count(False) == 1
+    assert all(promises(GOOD, 100.0, 1.5, 2.0, True).values())
+    assert list(promises({**GOOD, **change}, 100.0, 1.5, 2.0, True).values()).count(False) == 1
+
+
+def test_an_overload_is_over_within_two_seconds_by_default() -> None:
+    limits = [overload.recovery_limit(seconds) for seconds in overload.QUEUED_SECONDS]
+    assert limits == [2.0, 5.5]
+
+
+def test_a_default_that_leaves_no_time_to_recover_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(overload, "DEFAULT_QUEUED_SECONDS", 5.0)
+    with pytest.raises(BenchmarkError, match=r"^5 s of work may wait by default; .* within 2 s$"):
+        overload.run(Setup("no bundle", tmp_path))
 
 
 def test_a_disk_that_was_filled_takes_no_more_and_is_gone_afterwards(tmp_path: Path) -> None:
