@@ -6,15 +6,16 @@ import shlex
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.load import questions_of
-from benchmarks.faults.service import SETTLE_SECONDS, Service, ready_service
+from benchmarks.faults.service import Service, left_after, ready_service, wait_for_quiet
 from benchmarks.serving.poisson import Answers, offer, request_bytes
-from benchmarks.serving.processes import BenchmarkError, started
+from benchmarks.serving.processes import BenchmarkError, Process, started
 
 CONNECTIONS, SECONDS, PER_SECOND = 200, 30, 40.0
 SETTINGS: Mapping[str, str] = {
@@ -24,6 +25,7 @@ SETTINGS: Mapping[str, str] = {
     "VAE_READING_SECONDS": "15",
 }  # that run out within the load
 OPENING_SECONDS = 4.0  # for them to be there
+WARM_UP_SECONDS = 8  # in which buffers grow
 LEAST_SECONDS = 24  # for the slowest setting to run out, and the connections to be there anew
 TIMES_UNLOADED = 3.0
 MISSING = "slowhttptest is not installed; on Debian and Ubuntu: apt-get install slowhttptest"
@@ -51,6 +53,15 @@ def command_of(kind: str, port: int, seconds: int) -> list[str]:
     return ["sh", "-c", f"while :; do {shlex.join(slow)} || exit; done"]  # as the service ends them
 
 
+def slow(setup: Setup, kind: str, service: Service, seconds: int) -> AbstractContextManager[Process]:
+    """Hold slow connections open until the block is left, which takes less than so many seconds."""
+    return started(
+        command_of(kind, service.port, seconds),
+        log=setup.folder / f"slowhttptest-{kind}.log",
+        environment={"TERM": "dumb", "PATH": "/usr/bin:/bin"},
+    )
+
+
 def beside(setup: Setup, kind: str) -> Row:
     """Offer requests at a steady rate, first alone and then while connections are slow."""
     seconds = max(LEAST_SECONDS, setup.seconds(SECONDS))
@@ -60,14 +71,13 @@ def beside(setup: Setup, kind: str) -> Row:
     last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)  # so that others are made
     requests = [request, last]
     with ready_service(setup, SETTINGS) as service:
-        offer(service.port, requests, PER_SECOND, 2)
+        with slow(setup, kind, service, WARM_UP_SECONDS + 60):
+            offer(service.port, requests, PER_SECOND, WARM_UP_SECONDS)
+        wait_for_quiet(service)
         alone = offer(service.port, requests, PER_SECOND, seconds)
-        before = service.held()
-        with started(
-            command_of(kind, service.port, seconds + 60),
-            log=setup.folder / f"slowhttptest-{kind}.log",
-            environment={"TERM": "dumb", "PATH": "/usr/bin:/bin"},
-        ) as slow:
+        wait_for_quiet(service)
+        before, closed_before = service.held(), closed_by_cause(service)
+        with slow(setup, kind, service, seconds + 60) as process:
             threading.Event().wait(OPENING_SECONDS)
             held = service.held().open_files - before.open_files
             halfway: list[int] = []
@@ -75,23 +85,21 @@ def beside(setup: Setup, kind: str) -> Row:
             looking.start()
             beside = offer(service.port, requests, PER_SECOND, seconds)
             looking.join()
-            slow.raise_if_ended()
-        threading.Event().wait(SETTLE_SECONDS)
-        after, closed = service.held(), closed_by_cause(service)
-        is_ready = service.is_ready()
+            process.raise_if_ended()
+        left, is_ready = left_after(service, before), service.is_ready()
+        closed = {cause: count - closed_before[cause] for cause, count in closed_by_cause(service).items()}
     held_halfway = halfway[0] - before.open_files
     figures = {
         "connections_held": held,
         "connections_held_halfway": held_halfway,
         "given_up_by_the_service": closed,
         **compared(alone, beside),
-        "before": before.__dict__,
-        "after": after.__dict__,
+        **left.figures(),
     }
     promises = {
         "every healthy request is answered": set(beside.status) == {200},
         **kept_of_slow_ones(kind, held, held_halfway, closed),
-        "no descriptor is left": after.open_files <= before.open_files + 2,
+        **left.promises(),
         "ready at the end": is_ready,
         f"their p99 is at most {TIMES_UNLOADED:g} times that without slow connections": (
             figures["p99_ratio"] <= TIMES_UNLOADED
