@@ -36,7 +36,8 @@ class FuzzingError(Exception):
 class Outcome:
     """What came of a target's run: `seconds` of a whole one, 0 of one that a fault ended.
 
-    `features` are edges with how often they were taken; memory has grown since the corpus was read.
+    `features` are edges with how often they were taken; memory has grown since the corpus was read. An input
+    that took longer than the limit and came to its end is a hang too: libFuzzer looks now and then.
     """
 
     executions: int
@@ -76,6 +77,9 @@ class Run:
         told = {name: int(value) for name, value in _STATISTIC.findall(text)}
         if not told or (self.process.returncode != 0) != any(faults.values()):
             raise FuzzingError(f"{self.folder.name}: exit status {self.process.returncode}\n{text[-2000:]}")
+        slowest = told["slowest_unit_time_sec"]
+        if slowest >= HANG_SECONDS:
+            faults["hangs"] = max(1, faults["hangs"])
         edges, features, files = map(int, (_COVERAGE.findall(text) or [(0, 0, 0)])[-1])
         return Outcome(
             executions=told["number_of_executed_units"],
@@ -83,7 +87,7 @@ class Run:
             edges=edges,
             features=features,
             corpus_files=files,
-            slowest_seconds=told["slowest_unit_time_sec"],
+            slowest_seconds=slowest,
             peak_memory_mb=told["peak_rss_mb"],
             grown_memory_mb=told["peak_rss_mb"] - int(begun[1]) if (begun := _INITED.search(text)) else 0,
             **faults,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fuzzing import __main__ as command
-from fuzzing.running import FuzzingError, Run, environment, running
+from fuzzing.running import HANG_SECONDS, FuzzingError, Run, environment, running
 from fuzzing.targets import NAMES, inputs
 
 SECONDS = 60
@@ -69,6 +71,15 @@ def test_what_is_planted_is_found(planted: dict[str, Run], name: str) -> None:
     }
     assert told in run.fault
     assert len(list(run.folder.glob("[cto]*-*"))) == 1
+
+
+@pytest.mark.parametrize(("slowest", "hangs"), [(HANG_SECONDS - 1, 0), (HANG_SECONDS, 1)])
+def test_an_input_that_ends_too_late_is_a_hang_too(tmp_path: Path, slowest: int, hangs: int) -> None:
+    statistics = {"number_of_executed_units": 5, "slowest_unit_time_sec": slowest, "peak_rss_mb": 70}
+    lines = [f"stat::{name}: {number}\n" for name, number in statistics.items()]
+    (tmp_path / "log").write_text("".join(lines))
+    outcome = Run(subprocess.Popen(["true"]), tmp_path, time.monotonic()).outcome(0)
+    assert (outcome.slowest_seconds, outcome.hangs, outcome.faults) == (slowest, hangs, hangs)
 
 
 def test_the_command_runs_targets_and_keeps_what_came_of_them(
