@@ -69,6 +69,7 @@ class Service:
         self.intake = Intake(settings.max_queued_bytes, self.metrics)
         self.parsing = asyncio.Semaphore(1)  # of large bodies
         self._threads = settings.threads or max(1, torch.get_num_threads() // settings.frontends)
+        self.streaming = asyncio.Semaphore(self._threads)  # threads that write what follows in a stream
         self._workers = Workers(
             self._threads,
             self.metrics,

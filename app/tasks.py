@@ -132,7 +132,11 @@ async def gather_samples(
 async def _drawn(
     service: Service, bundle: Bundle, draw: Draw, deadline: float | None = None
 ) -> AsyncGenerator[np.ndarray]:
-    """Yield latents, a batch at a time, all by a deadline or each by its own."""
+    """Yield latents, a batch at a time, all by a deadline or each by its own.
+
+    Raises Problem, overloaded, where nothing has room, before it draws: which takes little beside decoding.
+    """
+    service.batcher.check_room()
     part = min(service.batcher.max_batch, service.settings.max_queued_images)
     stop = draw.offset + draw.count
     latents = partial(

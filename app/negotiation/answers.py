@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any, Protocol
 from zipfile import ZipFile, ZipInfo
@@ -23,6 +24,7 @@ ENCODED_FORMATS = (Format.json, Format.safetensors, Format.npy)
 COMPRESSED_FORMATS = (Format.json, Format.payload)
 IMAGE_FORMATS = (Format.json, Format.png, Format.npy, Format.safetensors, Format.zip)
 
+Write = Callable[[Callable[[], bytes], int], Awaitable[bytes]]
 _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
 
@@ -87,6 +89,10 @@ def images_answer(model: str | None, images: np.ndarray, fmt: Format) -> Respons
     return Response(body, media_type=fmt.media_type)
 
 
+async def _in_a_thread(function: Callable[[], bytes], _: int) -> bytes:
+    return await asyncio.to_thread(function)
+
+
 def stream_images(
     model: str,
     count: int,
@@ -94,8 +100,13 @@ def stream_images(
     chunks: AsyncGenerator[ImageChunk],
     fmt: Format,
     extra: Mapping[str, Any] | None = None,
+    write: Write = _in_a_thread,
 ) -> StreamingResponse:
     """Answer `count` images of shape (H, W, C) chunk by chunk: the bytes of images_answer, in bounded memory.
+
+    `write` is given what writes a chunk or the end, and the bytes of its images. A chunk is asked for once
+    the client has taken the one before it, so that a stream waits for one thread at a time, and has no
+    deadline but its client's patience.
 
     JSON ends with the `extra` members and the chunks' `latents`, if they carry any, which are held until
     then; a PNG contact sheet holds its images. npy and safetensors have a Content-Length.
@@ -107,23 +118,23 @@ def stream_images(
     if fmt in (Format.npy, Format.safetensors):
         headers["Content-Length"] = str(len(begin) + math.prod(whole))
     return StreamingResponse(
-        _written(begin, writer, count, chunks), headers=headers, media_type=fmt.media_type
+        _written(begin, writer, count, chunks, write), headers=headers, media_type=fmt.media_type
     )
 
 
 async def _written(
-    begin: bytes, writer: "_Writer", count: int, chunks: AsyncGenerator[ImageChunk]
-) -> AsyncIterator[bytes]:
+    begin: bytes, writer: "_Writer", count: int, chunks: AsyncGenerator[ImageChunk], write: Write
+) -> AsyncGenerator[bytes]:
     written = 0
     async with aclosing(chunks):
         yield begin
         async for chunk in chunks:
             written += len(chunk.images)
             # PNG compression would hold up every other request on the event loop.
-            yield await asyncio.to_thread(writer.add, chunk)
+            yield await write(partial(writer.add, chunk), chunk.images.nbytes)
     if written != count:  # an answer that is cut off shows; one that ends well and is short does not
         raise RuntimeError(f"{written} images were streamed; {count} were announced")
-    yield await asyncio.to_thread(writer.end)
+    yield await write(writer.end, 0)
 
 
 class _Writer(Protocol):

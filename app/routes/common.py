@@ -180,6 +180,13 @@ async def _received(reading: Awaitable[bytes], service: Service) -> bytes:
         raise Problem(Kind.DEADLINE, detail, limit=seconds) from None
 
 
+def is_written_quickly(count: int, levels: int, chosen: Format) -> bool:
+    """Return whether images of so many levels in all are written in less time than a thread's start."""
+    if chosen in (Format.npy, Format.safetensors):
+        return levels <= QUICK_RAW_BYTES
+    return count <= QUICK_IMAGES and levels <= QUICK.pixels
+
+
 async def answer_images(
     request: Request, model: str | None, images: np.ndarray, chosen: Format, deadline: float
 ) -> Response:
@@ -187,12 +194,8 @@ async def answer_images(
 
     Raises Problem, overloaded or deadline, though they were computed: writing may be what takes longest.
     """
-    if chosen in (Format.npy, Format.safetensors):
-        is_quick = images.size <= QUICK_RAW_BYTES
-    else:
-        is_quick = len(images) <= QUICK_IMAGES and images.size <= QUICK.pixels
     writing = partial(images_answer, model, images, chosen)
-    if is_quick:
+    if is_written_quickly(len(images), images.size, chosen):
         return writing()
     return await service_of(request).in_thread(request, writing, chosen.name, images.nbytes, deadline)
 

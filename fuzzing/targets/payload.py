@@ -47,7 +47,8 @@ def check(data: bytes) -> None:
 
 
 def _opened(data: bytes, index: int | None) -> Opened | None:
-    return accepted(lambda: awaited(tasks.open_payload(SERVICE, data, index, None, SERVICE.deadline())), PATH)
+    opening = tasks.open_payload(SERVICE, _request(), data, index, None, SERVICE.deadline())
+    return accepted(lambda: awaited(opening), PATH)
 
 
 def _decoded(opened: Opened) -> np.ndarray | None:

@@ -61,6 +61,10 @@ ADMITTED = {
     "comparison": Work("app.coder.file_bytes", lambda client, _: compare(client)),
     "payload": Work("app.routes.payloads.compressed_answer", lambda client, _: compress_many(client)),
     "archive": Work("app.tasks._opened", lambda client, codec: decompressed(client, archive(codec))),
+    "samples": Work("app.negotiation.answers.encode_png", lambda client, _: client.get("/sample")),
+    "sheet of samples": Work(
+        "app.routes.common.images_answer", lambda client, _: client.get("/sample?format=png")
+    ),
     "tensors": Work("app.routes.inference.written", lambda client, _: infer(client)),
     "coded tensors": Work("app.routes.inference.deflated", lambda client, _: infer(client, "gzip")),
 }
@@ -110,7 +114,8 @@ def narrow(bundle_folder: Path) -> Iterator[Running]:
 
 
 @pytest.fixture(autouse=True)
-def _no_tensors_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.routes.common.QUICK_IMAGES", 0)
     monkeypatch.setattr("app.routes.inference.QUICK_RAW_BYTES", 0)
 
 
@@ -181,18 +186,35 @@ def test_nothing_is_done_for_a_client_that_goes_before_its_turn(
     assert held.calls == 1
 
 
+@pytest.mark.parametrize(
+    ("function", "ask", "images"),
+    [
+        pytest.param("app.routes.common.images_answer", decode, 20, id="answers"),
+        pytest.param(
+            "app.negotiation.answers._json", lambda client: client.get("/sample"), 1, id="ends of streams"
+        ),
+    ],
+)
 def test_a_body_is_parsed_while_answers_wait_to_be_written(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+    bundle_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    ask: Callable[[httpx.Client], httpx.Response],
+    images: int,
 ) -> None:
-    count = 33  # threads at most that asyncio has for what waits
+    count = 33  # more than the threads that asyncio has
     with running(bundle_folder) as server, ThreadPoolExecutor(count) as pool:
-        held = Held(monkeypatch, "app.routes.common.images_answer")
-        answers = [pool.submit(decode, server.client) for _ in range(count)]
-        value = server.service.metrics.registry.get_sample_value
-        eventually(lambda: value("vae_images_total", {"model": "grey", "operation": "decode"}) == 20 * count)
-        body = npy(np.zeros((1000, 8, 8), np.uint8))
+        held = Held(monkeypatch, function)
+        answers = [pool.submit(ask, server.client) for _ in range(count)]
+        value, decoded = (
+            server.service.metrics.registry.get_sample_value,
+            {"model": "grey", "operation": "decode"},
+        )
+        eventually(lambda: value("vae_images_total", decoded) == images * count)
+        held.entered.acquire()
+        body, headers = npy(np.zeros((1000, 8, 8), np.uint8)), {"Content-Type": NPY}
         assert len(body) > QUICK.body_bytes
-        response = server.client.post("/encode", content=body, headers={"Content-Type": NPY}, timeout=10)
+        response = server.client.post("/encode?format=npy", content=body, headers=headers, timeout=10)
         held.opened.set()
         assert response.status_code == 200
         assert {answer.result().status_code for answer in answers} == {200}

@@ -407,12 +407,15 @@ def test_the_kernel_takes_no_new_connections_where_the_port_is_closed(
     assert told == expected
 
 
-def test_a_stream_that_begins_in_a_full_queue_is_429(bundle_folder: Path, gate: Gate) -> None:
+def test_a_stream_that_begins_in_a_full_queue_is_429_and_nothing_is_drawn_for_it(
+    bundle_folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(bundle_folder, max_queued_images=16, max_images=16) as server, posted(server):
         gate.entered.acquire()
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(server.client.get, "/sample?n=16")
             eventually(lambda: "queued 16 images" in repr(server.service.batcher))
+            monkeypatch.delattr("app.tasks.sample_latents")
             problem(server.client.get("/sample?n=200&format=npy"), 429, "overloaded")
             gate.opened.set()
             assert waiting.result().status_code == 200
