@@ -17,11 +17,13 @@ from PIL import Image
 from models.images import (
     MAX_SCANS,
     MAX_SIDE,
+    USUAL_SCANS,
     ImageError,
     ImageTooLargeError,
     contact_sheet,
     convert_channels,
     decode_image,
+    decoded_bytes,
     encode_png,
     encode_webp,
     fit_image,
@@ -212,6 +214,49 @@ class TestRefusing:
             decode_image(magic + rest, MAX_PIXELS)
 
 
+def with_transparency(mode: str) -> Image.Image:
+    """Return noise of more rows than are composited at once, as transparent as a PNG of a mode may be."""
+    colour = Image.fromarray(noise(700, 50, 3))
+    if mode in ("LA", "RGBA"):
+        return Image.fromarray(noise(700, 50, len(mode)))
+    image = colour.convert(mode) if mode != "P" else colour.quantize(200)
+    first = image.getpixel((0, 0))
+    image.info["transparency"] = bytes(range(200)) if mode == "P" else first
+    return image
+
+
+class TestTransparency:
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+    def test_is_composited_as_if_at_once(self, mode: str) -> None:
+        image = with_transparency(mode)
+        is_grey = mode in ("1", "L", "LA")
+        layers = np.asarray(image.convert("LA" if is_grey else "RGBA")).astype(int)
+        expected = (layers[..., :-1] * layers[..., -1:] + 127) // 255
+        assert (layers[..., -1] < 255).any()
+        np.testing.assert_array_equal(decode_image(saved(image, "PNG"), MAX_PIXELS), expected)
+
+
+@pytest.mark.parametrize("keep_alpha", [False, True])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_header_tells_what_an_image_decodes_to(mode: str, keep_alpha: bool) -> None:
+    opaque = Image.fromarray(noise(40, 50, 3)).convert(mode)
+    for data in (saved(with_transparency(mode), "PNG"), saved(opaque, "PNG"), saved(opaque, "WEBP")):
+        decoded = decode_image(data, MAX_PIXELS, keep_alpha)
+        assert decoded_bytes(data, MAX_PIXELS, keep_alpha) == decoded.nbytes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", png(257, 256, 8, GREY, b""), png(1, 1, 16, GREY, b"\0" * 3), encode_png(noise(2, 2, 1))[:-12]],
+)
+def test_a_header_that_is_refused_is_so_before_decoding(data: bytes) -> None:
+    with pytest.raises(ImageError) as decoding:
+        decode_image(data, MAX_PIXELS)
+    with pytest.raises(ImageError) as looking:
+        decoded_bytes(data, MAX_PIXELS)
+    assert str(looking.value) == str(decoding.value)
+
+
 class TestDecompressionBombs:
     def assert_refused_without_decoding(self, data: bytes, message: str) -> None:
         tracemalloc.start()
@@ -233,8 +278,27 @@ class TestDecompressionBombs:
         comment = b"\xff\xfe" + (2 + 4 * MAX_SCANS).to_bytes(2, "big") + b"\xff\xda\x00\x02" * MAX_SCANS
         many = head + comment + scan * (MAX_SCANS - scans + 1)
         assert decode_image(many + end + scan * 9, MAX_PIXELS).shape == (64, 64, 1)
-        with pytest.raises(ImageTooLargeError, match="more than 64 scans"):
+        with pytest.raises(
+            ImageTooLargeError, match="4096 pixels in 65 scans or more; the limit is 64"
+        ) as told:
             decode_image(many + scan + end, MAX_PIXELS)
+        assert (told.value.value, told.value.limit) == (65, 64)
+
+    @pytest.mark.parametrize(
+        ("width", "height", "most"), [(4096, 4096, 20), (8192, 4096, 20), (4096, 2048, 40), (1024, 1024, 64)]
+    )
+    def test_jpeg_of_many_pixels_in_many_scans(self, width: int, height: int, most: int) -> None:
+        head = b"\xff\xd8\xff\xc2\0\x0b\x08" + struct.pack(">HH", height, width) + b"\x01\x01\x11\0"
+        scan, end = b"\xff\xda\0\x02", b"\xff\xd9"
+        assert decoded_bytes(head + scan * most + end, 1 << 25) == width * height
+        message = f"{width * height} pixels in {most + 1} scans or more; the limit is {most}$"
+        with pytest.raises(ImageTooLargeError, match=message):
+            decode_image(head + scan * (most + 1) + end, 1 << 25)
+
+    @pytest.mark.parametrize(("mode", "scans"), [("L", 6), ("RGB", 10), ("CMYK", 18)])
+    def test_any_jpeg_may_have_the_scans_that_encoders_write(self, mode: str, scans: int) -> None:
+        data = saved(Image.new(mode, (16, 16)), "JPEG", progressive=True)
+        assert data.count(b"\xff\xda") == scans <= USUAL_SCANS
 
     def test_huge_header(self) -> None:
         data = png(60_000, 60_000, 8, RGB, b"\0")
@@ -263,6 +327,17 @@ class TestDecompressionBombs:
         canvas = struct.pack("<I", 10) + bytes(4) + b"\xff\x3f\0" * 2
         data = b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + canvas
         self.assert_refused_without_decoding(data, "268435456 pixels")
+
+    @pytest.mark.parametrize(("channels", "colours"), [(2, 1), (4, 3)])
+    def test_compositing_takes_little_beside_the_image(self, channels: int, colours: int) -> None:
+        data = saved(Image.fromarray(np.zeros((1024, 1024, channels), np.uint8)), "PNG")
+        tracemalloc.start()
+        try:
+            assert decode_image(data, 1 << 20).shape == (1024, 1024, colours)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < (colours + 1) << 20
 
     def test_the_limit_itself_is_allowed(self) -> None:
         data = encode_png(np.zeros((256, 256, 1), np.uint8))
