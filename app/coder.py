@@ -124,6 +124,15 @@ class Coder:
         """Every codec's id and the digest that payloads name it by."""
         return ", ".join(f"{id} ({codec.prefix.hex()})" for id, codec in self._codecs.items()) or "none"
 
+    def check_room(self, id: str | None = None) -> None:
+        """Raise Problem, overloaded, where a bundle's codec, or any, has no room for a request.
+
+        What turns out to need none (images of another shape, a payload without a model) is refused, too: its
+        body alone tells.
+        """
+        if id is None or id in self._codecs:
+            self._batcher.check_room()
+
     async def compress(self, images: Images, id: str, manner: Manner, deadline: float) -> Result[bytes]:
         """Return the payload of images (N,C,H,W), made with a bundle's codec where they have its shape.
 

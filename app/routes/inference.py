@@ -122,6 +122,8 @@ async def infer(request: Request, model: InferenceModel) -> Response:
     service = service_of(request)
     if model.call.is_on_device:
         service.batcher.check_room()
+    else:
+        service.coder.check_room(model.bundle.id)
     header_length = request.headers.get(LENGTH_HEADER)
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> tuple[Inference, Any, Any]:

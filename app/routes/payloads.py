@@ -87,6 +87,8 @@ async def compress(
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return as_one_array(parse_images(body, content_type, limits, keep_alpha=True))
 
+    if target_bytes is None:  # which waits for no batch
+        service.coder.check_room(bundle.id)
     images, deadline = await read(request, parse, IMAGES_IN)
     if compare and images.size > MAX_COMPARED:
         detail = f"compare of {images.size} levels; the limit is {MAX_COMPARED}"
@@ -122,6 +124,7 @@ async def decompress(
     def parse(body: bytes, content_type: str | None, limits: Limits) -> bytes:
         return parse_payload(body, content_type)
 
+    service.coder.check_room(expected)
     payload, deadline = await read(request, parse, PAYLOADS_IN)
     opened = await tasks.open_payload(service, request, payload, index, expected, deadline)
     check_sheet(opened.count, chosen)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import gc
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,7 @@ from models.images import decode_image, encode_png, encode_webp
 from tests.app.test_routes import FORMATS, JSON, NPY, SAFETENSORS, base64_json, decoded, npy, problem
 from tests.codecs import pictures
 from tests.servers import Running, running
+from tests.waiting import eventually
 
 SOON = 30.0
 PAYLOAD = "application/vnd.vaeserve.payload"
@@ -333,6 +336,58 @@ def test_damaged_payloads_leave_nothing_behind(client: httpx.Client, codec: Code
     gc.collect()
     kept = [each for each in gc.get_objects() if isinstance(each, Chunk) and each.stream == payload[12:-1]]
     assert len(kept) <= 2  # those of the last batch, until the next
+
+
+@pytest.fixture
+def full_codec(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A server whose codec codes one image and has another waiting, which is all that may."""
+    entered, opened = threading.Semaphore(0), threading.Event()
+    launch = CodingEngine.launch
+
+    def held(engine: CodingEngine, task: ModelTask, parts: list[np.ndarray]) -> object:
+        entered.release()
+        assert opened.wait(30)
+        return launch(engine, task, parts)
+
+    monkeypatch.setattr(CodingEngine, "launch", held)
+    with running(bundle_folder, max_queued_images=1) as server, ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(compressed, server.client, pictures(GREY, 1))]
+        assert entered.acquire(timeout=30)
+        answers.append(pool.submit(compressed, server.client, pictures(GREY, 1)))
+        eventually(lambda: server.service.coder._batcher.is_full)
+        yield server
+        opened.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/compress",
+        "/compress?model=grey",
+        "/decompress",
+        "/decompress?model=grey",
+        "/v2/models/compress/infer",
+        "/v2/models/grey.decompress/infer",
+    ],
+)
+def test_a_full_codec_refuses_a_request_whose_body_has_not_come(full_codec: Running, path: str) -> None:
+    answer, url = b"", full_codec.client.base_url
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n".encode())
+        while b"}" not in answer:
+            answer += connection.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 1\r\n" in answer.lower()
+
+
+def test_a_full_codec_refuses_nothing_that_is_known_not_to_need_it(full_codec: Running) -> None:
+    client, images = full_codec.client, pictures(GREY, 1)
+    assert compressed(client, images, target_bytes="1000").status_code == 200
+    assert compressed(client, images, model="colour").status_code == 200
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 1, 1, 1], "data": [7]}
+    answer = client.post("/v2/models/colour.compress/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 200
 
 
 def test_what_is_coded_is_counted(bundle_folder: Path) -> None:
