@@ -6,8 +6,9 @@ import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -16,14 +17,24 @@ from starlette.requests import Request
 from app.errors import Kind, Problem, echo
 from app.negotiation import media
 from app.negotiation.arrays import NpyPieces, read_npy, read_safetensors
-from models.images import Fit, ImageError, ImageTooLargeError, convert_channels, decode_image, fit_image
+from models.images import (
+    Fit,
+    ImageError,
+    ImageTooLargeError,
+    convert_channels,
+    decode_image,
+    decoded_bytes,
+    fit_image,
+)
 
+T = TypeVar("T")
 Size = tuple[int, int]  # height, width
 Images = np.ndarray | Sequence[np.ndarray]  # uint8 (N, H, W, C), or N of (H, W, C) whose sizes may differ
 
 # As Python objects they take up to a hundred bytes each, however few they come in.
 MAX_JSON_VALUES = 1 << 22
 COUNTED_BYTES = 1 << 20  # at a time: a bomb shows at its beginning
+HARMLESS_BYTES = 1 << 20  # of images that may be decoded before it shows that they are too large together
 
 _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
@@ -110,7 +121,8 @@ def parse_images(
         case media.SAFETENSORS:
             return checked_images(read_safetensors(body, "images", _UINT8), limits, keep_alpha)
         case _:
-            return [_decode(body, limits, keep_alpha, only, Kind.MALFORMED, "the body", 0)]
+            read = partial(_read, limits=limits, keep_alpha=keep_alpha, only=only, kind=Kind.MALFORMED)
+            return [read(decode_image, body, name="the body", index=0)]
 
 
 def conform(images: Images, shape: tuple[int, int, int], fit: Fit | None) -> np.ndarray:
@@ -187,20 +199,22 @@ def decoded_images(
 ) -> list[np.ndarray]:
     """Decode PNG, JPEG and WebP files; raises 422 for another one, 413 for too many or too large ones.
 
-    `only` is as for parse_images.
+    `only` is as for parse_images. Where they might be too large together, what the headers of all declare is
+    looked at before a pixel is decoded.
     """
     _check_count(len(files), "images", limits.images)
+    read = partial(_read, limits=limits, keep_alpha=keep_alpha, only=only, kind=Kind.INVALID)
+    whole_bytes = 0
+    if len(files) * 4 * _max_pixels(limits, only) > limits.decoded_bytes > HARMLESS_BYTES:
+        for index, file in enumerate(files):
+            whole_bytes += read(decoded_bytes, file, name=f"images[{index}]", index=index)
+            _check_together(index, whole_bytes, limits)
     images: list[np.ndarray] = []
-    decoded_bytes = 0
+    whole_bytes = 0
     for index, file in enumerate(files):
-        image = _decode(file, limits, keep_alpha, only, Kind.INVALID, f"images[{index}]", index)
-        decoded_bytes += image.nbytes
-        if decoded_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
-            detail = (
-                f"images[0] to [{index}] decode to {decoded_bytes} bytes; the limit is {limits.decoded_bytes}"
-            )
-            raise Problem(Kind.TOO_LARGE, detail, value=decoded_bytes, limit=limits.decoded_bytes)
-        images.append(image)
+        images.append(read(decode_image, file, name=f"images[{index}]", index=index))
+        whole_bytes += images[-1].nbytes  # of a PNG, more where its transparency follows its pixels
+        _check_together(index, whole_bytes, limits)
     return images
 
 
@@ -271,16 +285,35 @@ def _base64(text: object, name: str, expected: str) -> bytes:
         raise Problem(Kind.INVALID, f"{name} is not base64: {error}", value=text) from error
 
 
-def _decode(
-    data: bytes, limits: Limits, keep_alpha: bool, only: Size | None, kind: Kind, name: str, index: int
-) -> np.ndarray:
-    pixels = limits.pixels if only is None else min(limits.pixels, math.prod(only))
+def _max_pixels(limits: Limits, only: Size | None) -> int:
+    return limits.pixels if only is None else min(limits.pixels, math.prod(only))
+
+
+def _check_together(index: int, whole_bytes: int, limits: Limits) -> None:
+    if whole_bytes > limits.decoded_bytes:  # small files of many pixels each: a bomb in parts
+        detail = f"images[0] to [{index}] decode to {whole_bytes} bytes; the limit is {limits.decoded_bytes}"
+        raise Problem(Kind.TOO_LARGE, detail, value=whole_bytes, limit=limits.decoded_bytes)
+
+
+def _read(
+    reading: Callable[[bytes, int, bool], T],
+    data: bytes,
+    *,
+    limits: Limits,
+    keep_alpha: bool,
+    only: Size | None,
+    kind: Kind,
+    name: str,
+    index: int,
+) -> T:
     try:
-        return decode_image(data, pixels, keep_alpha)
+        return reading(data, _max_pixels(limits, only), keep_alpha)
     except ImageTooLargeError as error:
         if only is not None and error.size is not None and math.prod(error.size) <= limits.pixels:
             raise _another_size(index, error.size, only) from error
-        raise Problem(Kind.TOO_LARGE, f"{name}: {error}", limit=limits.pixels) from error
+        raise Problem(
+            Kind.TOO_LARGE, f"{name}: {error}", value=error.value, limit=error.limit or limits.pixels
+        ) from error
     except ImageError as error:
         raise Problem(kind, f"{name}: {error}") from error
 

@@ -21,7 +21,7 @@ from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import Kind, Problem
-from app.negotiation import Limits, conform, parse_images, parse_latents, read_body
+from app.negotiation import Limits, conform, decoded_images, parse_images, parse_latents, read_body
 from app.negotiation.requests import COUNTED_BYTES, MAX_JSON_VALUES
 from app.negotiation.requests import json_of as parse_json
 from models.images import encode_png
@@ -256,6 +256,42 @@ class TestRefusingImages:
         assert problem.kind is Kind.TOO_LARGE
         assert problem.detail == "images[0] to [4] decode to 50000 bytes; the limit is 40000"
         assert (problem.value, problem.limit) == (50_000, 40_000)
+
+    @pytest.mark.parametrize(("channels", "most"), [(1, 8), (2, 2), (3, 2), (4, 2)])
+    def test_images_that_are_too_large_together_are_not_decoded(
+        self, channels: int, most: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limits = Limits(body_bytes=8 << 20, images=9, pixels=1 << 20)
+        buffer = BytesIO()
+        Image.fromarray(np.zeros((1024, 1024, channels), np.uint8).squeeze()).save(buffer, "PNG")
+        file = buffer.getvalue()
+        assert len(decoded_images([file] * most, limits, keep_alpha=True)) == most
+        monkeypatch.setattr("app.negotiation.requests.decode_image", None)
+        problem = problem_of(lambda: decoded_images([file] * (most + 1), limits, keep_alpha=True))
+        assert problem.kind is Kind.TOO_LARGE
+        size = (most + 1) * ({2: 4}.get(channels, channels) << 20)
+        assert problem.detail == f"images[0] to [{most}] decode to {size} bytes; the limit is {8 << 20}"
+        assert (problem.value, problem.limit) == (size, 8 << 20)
+
+    def test_any_image_s_header_is_looked_at_before_one_is_decoded(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.negotiation.requests.decode_image", None)
+        limits = Limits(body_bytes=8 << 20, images=9, pixels=1 << 20)
+        files = [encode_png(np.zeros((1, side, 1), np.uint8)) for side in (1, 2, 20_000)]
+        problem = problem_of(lambda: decoded_images(files, limits))
+        assert problem.kind is Kind.TOO_LARGE
+        assert problem.detail == "images[2]: 20000×1: a side of 20000; the limit is 16384"
+        assert (problem.value, problem.limit) == (20_000, 16_384)
+
+    def test_transparency_that_follows_the_pixels_counts(self) -> None:
+        limits = Limits(body_bytes=2 << 20, images=9, pixels=1 << 20)
+        plain = encode_png(np.zeros((1024, 1024, 1), np.uint8))
+        chunk = b"tRNS\0\0"
+        late = plain[:-12] + b"\0\0\0\2" + chunk + struct.pack(">I", zlib.crc32(chunk)) + plain[-12:]
+        assert len(decoded_images([late] * 4, limits)) == 4
+        problem = problem_of(lambda: decoded_images([late] * 4, limits, keep_alpha=True))
+        assert problem.detail == f"images[0] to [1] decode to {8 << 20} bytes; the limit is {4 << 20}"
 
     def test_nesting_without_end(self) -> None:
         depth = 2000
