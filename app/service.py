@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from app.engine import CpuEngine, build_engine
 from app.errors import Kind, Problem
 from app.intake import Intake
 from app.metrics import Metrics
-from app.negotiation import Limits
+from app.negotiation import Limits, values_of_rows
 from app.operations import GRAPHABLE, ModelTask, Operation
 from app.remote import RemoteBatcher
 from app.settings import Settings
@@ -157,6 +157,8 @@ class Service:
             log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
             return
         self._bundles, self.device = bundles, device
+        widest = max(bundle.config.latent_dim for bundle in bundles.values())
+        self.limits = replace(self.limits, json_values=values_of_rows(self.limits.images, widest))
         for id, bundle in bundles.items():
             digest, kind = f"sha256:{bundle.digest}", device.partition(",")[0]
             self.metrics.show_model(id, digest, kind, self.settings.precision)

@@ -98,7 +98,7 @@ class Call:
     """An operation: its tensors for a bundle, its parameters, and how it is computed.
 
     A batched one has as many rows in every output as in its input. What is not on the device is the
-    codec's.
+    codec's. Pixels may come as numbers in JSON, which are many.
     """
 
     signature: Callable[[Bundle], Signature]
@@ -107,6 +107,7 @@ class Call:
     run: Callable[[Asked], Awaitable[Outcome]]
     is_batched: bool = True
     is_on_device: bool = True
+    takes_pixels: bool = True
 
 
 def _images_in(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -265,10 +266,12 @@ async def _decompress(asked: Asked) -> Outcome:
 _BY_THE_CODEC = {"is_batched": False, "is_on_device": False}
 CALLS = {
     "encode": Call(_encode_signature, Fitted, _images, _encode),
-    "decode": Call(_decode_signature, NoParameters, _latents, _imaging(Operation.DECODE)),
+    "decode": Call(_decode_signature, NoParameters, _latents, _imaging(Operation.DECODE), takes_pixels=False),
     "reconstruct": Call(_reconstruct_signature, Fitted, _images, _imaging(Operation.RECONSTRUCT)),
     "score": Call(_score_signature, Scored, _images, _score),
-    "sample": Call(_sample_signature, Drawn, _count, _sample, is_batched=False),
+    "sample": Call(_sample_signature, Drawn, _count, _sample, is_batched=False, takes_pixels=False),
     "compress": Call(_compress_signature, Compressed, _pictures, _compress, **_BY_THE_CODEC),
-    "decompress": Call(_decompress_signature, Decompressed, _payload, _decompress, **_BY_THE_CODEC),
+    "decompress": Call(
+        _decompress_signature, Decompressed, _payload, _decompress, **_BY_THE_CODEC, takes_pixels=False
+    ),
 }

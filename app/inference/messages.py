@@ -22,7 +22,7 @@ from app.inference.tensors import (
     tensor_of_bytes,
     tensor_of_json,
 )
-from app.negotiation import json_of
+from app.negotiation import Limits, json_of
 from app.negotiation.media import JSON
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -83,7 +83,7 @@ def check_form(content_type: str | None, header_length: str | None) -> None:
 
 
 def parse_inference(
-    body: bytes, header_length: str | None, signature: Signature, max_elements: int
+    body: bytes, header_length: str | None, signature: Signature, limits: Limits
 ) -> Inference:
     """Parse a body, whose JSON document has `header_length` bytes where raw tensors follow it.
 
@@ -92,13 +92,13 @@ def parse_inference(
     Raises Problem for a body that is not what it says, and for inputs and outputs that the model has not.
     """
     is_raw = header_length == "0"
-    document, raw = _of_raw(body, signature) if is_raw else _split(body, header_length)
+    document, raw = _of_raw(body, signature) if is_raw else _split(body, header_length, limits)
     for member in document:
         if member not in _MEMBERS:
             detail = f"the request has {echo(member)}; its members are {', '.join(_MEMBERS)}"
             raise Problem(Kind.INVALID, detail, value=member)
     parameters = _object(document, "parameters", "the request")
-    inputs = _inputs(_objects(document, "inputs"), raw, signature, max_elements)
+    inputs = _inputs(_objects(document, "inputs"), raw, signature, limits.images)
     is_binary = is_raw or parameters.get("binary_data_output") is True
     return Inference(
         _id(document),
@@ -133,7 +133,7 @@ def written(model: str, version: str, inference: Inference, values: Mapping[str,
     return Response(b"".join([header, *raw]), headers=headers, media_type="application/octet-stream")
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
+def _split(body: bytes, header_length: str | None, limits: Limits) -> tuple[dict[str, Any], memoryview]:
     length = len(body)
     if header_length is not None:
         is_number = (
@@ -143,7 +143,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memo
             detail = f"{LENGTH_HEADER} is {echo(header_length)}; the body has {length} bytes"
             raise Problem(Kind.MALFORMED, detail, value=header_length, limit=length)
         length = int(header_length)
-    document = json_of(memoryview(body)[:length])
+    document = json_of(memoryview(body)[:length], limits)
     if not isinstance(document, dict):
         raise Problem(Kind.INVALID, f"the request is {echo(document)}; expected an object", value=document)
     return document, memoryview(body)[length:]

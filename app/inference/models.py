@@ -38,7 +38,7 @@ class InferenceModel:
 
     def parsed(self, body: bytes, header_length: str | None, limits: Limits) -> tuple[Inference, Any, Any]:
         """Parse a body; return the request, its parameters, and what its inputs were prepared as."""
-        inference = parse_inference(body, header_length, self.signature, limits.images)
+        inference = parse_inference(body, header_length, self.signature, limits)
         try:
             parameters = self.call.parameters(**inference.parameters)
         except ValidationError as error:

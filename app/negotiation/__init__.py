@@ -30,6 +30,7 @@ from app.negotiation.codings import (
 )
 from app.negotiation.media import IMAGES_IN, LATENTS_IN, PAYLOADS_IN, Format, choose_format
 from app.negotiation.requests import (
+    MAX_JSON_VALUES,
     Limits,
     as_one_array,
     check_of_pieces,
@@ -42,6 +43,7 @@ from app.negotiation.requests import (
     parse_latents,
     parse_payload,
     read_body,
+    values_of_rows,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "IMAGES_IN",
     "IMAGE_FORMATS",
     "LATENTS_IN",
+    "MAX_JSON_VALUES",
     "PAYLOADS_IN",
     "Format",
     "ImageChunk",
@@ -78,4 +81,5 @@ __all__ = [
     "parse_payload",
     "read_body",
     "stream_images",
+    "values_of_rows",
 ]

@@ -31,8 +31,10 @@ T = TypeVar("T")
 Size = tuple[int, int]  # height, width
 Images = np.ndarray | Sequence[np.ndarray]  # uint8 (N, H, W, C), or N of (H, W, C) whose sizes may differ
 
-# As Python objects they take up to a hundred bytes each, however few they come in.
+# As Python objects numbers and lists take up to a hundred bytes each, however few they come in; texts and
+# objects take some hundreds, and a request needs a text for each image at most.
 MAX_JSON_VALUES = 1 << 22
+MORE_JSON_VALUES = 1 << 15  # of either kind, that nobody needs: an answer is read as a request, as it came
 COUNTED_BYTES = 1 << 20  # at a time: a bomb shows at its beginning
 HARMLESS_BYTES = 1 << 20  # of images that may be decoded before it shows that they are too large together
 
@@ -41,11 +43,15 @@ _UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may bring: bytes of body, images (or latents), pixels of each encoded image."""
+    """How much one request may bring: bytes of body, images (or latents), pixels of each encoded image.
+
+    Of JSON also values, lists and their members alike.
+    """
 
     body_bytes: int
     images: int
     pixels: int
+    json_values: int = MAX_JSON_VALUES
 
     @property
     def decoded_bytes(self) -> int:
@@ -58,7 +64,13 @@ class Limits:
             min(self.body_bytes, other.body_bytes),
             min(self.images, other.images),
             min(self.pixels, other.pixels),
+            min(self.json_values, other.json_values),
         )
+
+
+def values_of_rows(count: int, latent_dim: int) -> int:
+    """Return how many JSON values a request may have that brings images, latents or both, as answers do."""
+    return min(MAX_JSON_VALUES, count * (latent_dim + 2) + MORE_JSON_VALUES)
 
 
 async def read_body(request: Request, max_bytes: int, admit: Callable[[int], None]) -> bytes:
@@ -84,7 +96,7 @@ async def read_body(request: Request, max_bytes: int, admit: Callable[[int], Non
 
 
 def check_of_pieces(
-    content_type: str | None, media_types: Sequence[str], max_bytes: int
+    content_type: str | None, media_types: Sequence[str], limits: Limits
 ) -> Callable[[bytes], None]:
     """Return what raises Problem at one of a body's pieces where the whole would be refused.
 
@@ -93,9 +105,9 @@ def check_of_pieces(
     """
     media_type = media.without_parameters(content_type)
     if media_type in media_types and media_type == media.JSON:
-        return JsonPieces().check
+        return JsonPieces(limits).check
     if media_type in media_types and media_type == media.NPY:
-        return NpyPieces(max_bytes).check
+        return NpyPieces(limits.body_bytes).check
     return lambda _: None
 
 
@@ -153,11 +165,11 @@ def as_one_array(images: Images) -> np.ndarray:
     return np.stack(images)
 
 
-def parse_payload(body: bytes, content_type: str | None) -> bytes:
+def parse_payload(body: bytes, content_type: str | None, limits: Limits) -> bytes:
     """Return the payload that a body is, or that it has in base64; raises as parse_images does."""
     if media.media_type_of(content_type, media.PAYLOADS_IN) == media.PAYLOAD:
         return body
-    document = json_of(body)
+    document = json_of(body, limits)
     if not isinstance(document, dict) or "payload" not in document:
         raise Problem(Kind.INVALID, 'the body is not of the form {"payload": "…"}', value=document)
     return _base64(document["payload"], "payload", "a payload")
@@ -236,21 +248,30 @@ def checked_latents(latents: np.ndarray, latent_dim: int, limits: Limits) -> np.
 class JsonPieces:
     """JSON that comes in pieces: no more values than may be held at once."""
 
-    def __init__(self) -> None:
-        self._values = 0
+    def __init__(self, limits: Limits) -> None:
+        self._max_values, self._max_texts = limits.json_values, limits.images + MORE_JSON_VALUES
+        self._values = self._quotes = self._objects = 0
 
     def check(self, piece: bytes) -> None:
-        """Raise 413 for too many values in all."""
-        self._values += sum(map(piece.count, (b",", b"[", b"{")))
-        if self._values > MAX_JSON_VALUES:
-            detail = f"the JSON has {self._values} values or more; the limit is {MAX_JSON_VALUES}"
-            raise Problem(Kind.TOO_LARGE, detail, value=self._values, limit=MAX_JSON_VALUES)
+        """Raise 413 for too many values in all, or too many texts and objects among them."""
+        objects = piece.count(b"{")
+        self._objects += objects
+        self._quotes += piece.count(b'"')
+        self._values += piece.count(b",") + piece.count(b"[") + objects
+        self._check("values", self._values, self._max_values)
+        self._check("texts and objects", self._quotes // 2 + self._objects, self._max_texts)
+
+    @staticmethod
+    def _check(what: str, count: int, limit: int) -> None:
+        if count > limit:
+            detail = f"the JSON has {count} {what} or more; the limit is {limit}"
+            raise Problem(Kind.TOO_LARGE, detail, value=count, limit=limit)
 
 
-def json_of(body: bytes | memoryview) -> Any:
+def json_of(body: bytes | memoryview, limits: Limits) -> Any:
     """Parse JSON; raises 400 for what is none, 413 for more values than may be held at once."""
-    if len(body) > MAX_JSON_VALUES:  # as there is a byte to each at least
-        pieces = JsonPieces()
+    if len(body) > MORE_JSON_VALUES:  # as there is a byte to each at least
+        pieces = JsonPieces(limits)
         for start in range(0, len(body), COUNTED_BYTES):
             pieces.check(bytes(body[start : start + COUNTED_BYTES]))
     try:
@@ -351,7 +372,7 @@ def _latents_of_json(body: bytes, latent_dim: int, limits: Limits) -> np.ndarray
 
 
 def _list_of_json(body: bytes, name: str, limits: Limits) -> list[Any]:
-    document = json_of(body)
+    document = json_of(body, limits)
     if not isinstance(document, dict) or not isinstance(document.get(name), list):
         raise Problem(Kind.INVALID, f'the body is not of the form {{"{name}": […]}}', value=document)
     members: list[Any] = document[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Annotated, Any, TypeVar
 
@@ -137,21 +138,26 @@ async def read_latents(request: Request, bundle: Bundle) -> Work:
     return Work(rows, deadline)
 
 
-async def read(request: Request, parse: Parse[T], media_types: Sequence[str]) -> tuple[T, float]:
+async def read(
+    request: Request, parse: Parse[T], media_types: Sequence[str], json_values: int | None = None
+) -> tuple[T, float]:
     """Read and parse a request's body, in a thread where it is large; return it and its deadline.
 
-    It is taken to be of its Content-Type, where that is among `media_types`, while it is inflated.
+    It is taken to be of its Content-Type, where that is among `media_types`, while it is inflated. JSON may
+    have values for encoded images and latents, or `json_values`.
     The intake bounds the bytes of all that wait for a thread, and so their number.
     The deadline (time.monotonic) of the answer is counted from the body's arrival.
     """
     service = service_of(request)
     limits, content_type = service.limits, request.headers.get("content-type")
+    if json_values is not None:
+        limits = replace(limits, json_values=json_values)
     coding = content_coding(request)
     with service.intake.body() as admit:
         body = await _received(read_body(request, limits.body_bytes, admit), service)
         deadline = service.deadline()
         if coding is not None:
-            check = check_of_pieces(content_type, media_types, limits.body_bytes)
+            check = check_of_pieces(content_type, media_types, limits)
             inflating = inflated(body, coding, limits.body_bytes, admit, check)
             body = await service.unless_departed(request, service.in_time(inflating, deadline))
         if len(body) <= QUICK.body_bytes:

@@ -23,7 +23,14 @@ from app.inference import (
     size_of,
     written,
 )
-from app.negotiation import Limits, accepted_coding, deflated, is_worth_coding, json_answer
+from app.negotiation import (
+    MAX_JSON_VALUES,
+    Limits,
+    accepted_coding,
+    deflated,
+    is_worth_coding,
+    json_answer,
+)
 from app.negotiation.media import JSON
 from app.routes.common import QUICK_RAW_BYTES, StrictRoute, check_live, check_ready, read, service_of, timed
 from app.service import Service
@@ -131,7 +138,8 @@ async def infer(request: Request, model: InferenceModel) -> Response:
         return model.parsed(body, header_length, limits)
 
     media_types = (JSON,) if header_length is None else ()  # as what is behind a header is no JSON
-    (inference, parameters, given), deadline = await read(request, parse, media_types)
+    json_values = MAX_JSON_VALUES if model.call.takes_pixels else None
+    (inference, parameters, given), deadline = await read(request, parse, media_types, json_values)
     if inference.timeout_seconds is not None:
         deadline = min(deadline, time.monotonic() + inference.timeout_seconds)
     outcome = await model.call.run(Asked(service, request, model.bundle, given, parameters, deadline))

@@ -121,11 +121,8 @@ async def decompress(
     expected = None if model is None else service.bundle(model).id
     chosen = format_of(request, format, IMAGE_FORMATS)
 
-    def parse(body: bytes, content_type: str | None, limits: Limits) -> bytes:
-        return parse_payload(body, content_type)
-
     service.coder.check_room(expected)
-    payload, deadline = await read(request, parse, PAYLOADS_IN)
+    payload, deadline = await read(request, parse_payload, PAYLOADS_IN)
     opened = await tasks.open_payload(service, request, payload, index, expected, deadline)
     check_sheet(opened.count, chosen)
     decoded = await tasks.decompress(service, request, opened, deadline)

@@ -16,6 +16,8 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
+from app.negotiation import MAX_JSON_VALUES, values_of_rows
+from app.negotiation.requests import MORE_JSON_VALUES
 from benchmarks.faults.found import Row, Setup
 from benchmarks.faults.service import Service, forget_most, ready_service, status_bytes
 from benchmarks.serving.golden import golden_images
@@ -30,8 +32,9 @@ from models.images import encode_png
 SECONDS, EXTRA_BYTES = 0.1, 50_000_000
 REPEATS = 5
 NPY, PAYLOAD, JSON = "application/x-npy", "application/vnd.vaeserve.payload", "application/json"
-SAFETENSORS, INFER = "application/x-safetensors", "/v2/models/encode/infer"
-BODY_BYTES = 32 << 20  # the service's limit
+SAFETENSORS = "application/x-safetensors"
+INFER, COMPRESS = "/v2/models/encode/infer", "/v2/models/compress/infer"
+BODY_BYTES, IMAGES = 32 << 20, 4096  # the service's limits
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
     yield Bomb("PNG whose text inflates", "/encode", "image/png", png_with_text(64 << 20))
     yield Bomb("JPEG, huge", "/encode", "image/jpeg", declared_jpeg(65_000, 65_000))
     yield Bomb("JPEG of many scans", "/encode?fit=resize", "image/jpeg", scanned_jpeg(4096, 4096))
+    few = scanned_jpeg(4096, 4096, 64 - 5)  # beside the first of each kind
+    yield Bomb("JPEG of 64 scans", "/encode?fit=resize", "image/jpeg", few)
     yield Bomb("WebP, huge", "/encode", "image/webp", declared_webp(16_000, 16_000))
     yield Bomb("animated PNG of many frames", "/encode", "image/png", animation("PNG", 500))
     yield Bomb("animated WebP of many frames", "/encode", "image/webp", animation("WEBP", 500))
-    many = [base64.b64encode(plain_png(4096, 4096)).decode()] * 50
-    yield Bomb("JSON of many large PNGs", "/encode", JSON, json.dumps({"images": many}).encode())
+    yield from of_many_images()
+    yield from of_many_values()
     for coding, content_type, content in (
         ("zeros", "image/png", bytes(1 << 30)),
         ("zeros behind an .npy header", NPY, declared_npy("(1, 28, 28)") + bytes(1 << 30)),
@@ -84,6 +89,43 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
             for place, named in (("no", b""), ("the", prefix)):
                 name = f"payload of version {version}, kind {kind:d}, {size} counts and {place} model"
                 yield Bomb(name, "/decompress", PAYLOAD, start + named + counts)
+
+
+def of_many_images() -> Iterator[Bomb]:
+    """Yield many images of the most pixels that are allowed, which some routes take one by one."""
+    many = [base64.b64encode(plain_png(4096, 4096)).decode()] * 50
+    images = json.dumps({"images": many}).encode()
+    for path in ("/encode", "/encode?fit=resize", "/compress"):
+        yield Bomb(f"JSON of many large PNGs to {path}", path, JSON, images)
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [len(many)], "data": many}
+    for path, parameters in ((INFER, {"fit": "resize"}), (COMPRESS, {})):
+        body = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+        yield Bomb(f"tensor of many large PNGs to {path}", path, JSON, body)
+
+
+def of_many_values() -> Iterator[Bomb]:
+    """Yield JSON of almost as many values as any may have, and of almost as many as are parsed."""
+    texts = IMAGES + MORE_JSON_VALUES - 20
+    kinds = {
+        "objects": (b'{"a":1}', MAX_JSON_VALUES // 2, texts // 2),
+        "texts": (b'"ab"', MAX_JSON_VALUES, texts),
+        "floats": (b"1.5", MAX_JSON_VALUES, values_of_rows(IMAGES, 64) - 20),
+    }
+    forms = {
+        "/encode": b'{"images": [%s]}',
+        "/compress": b'{"images": [%s]}',
+        "/decode": b'{"latents": [%s]}',
+    }
+    tensor = b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [%s]}]}'
+    for name, (value, most, parsed) in kinds.items():
+        for path, form in {**forms, INFER: tensor}.items():
+            if (path, name) == (INFER, "floats"):  # which a tensor may have as many of
+                continue
+            for count in (most - 20, parsed):
+                body = gzip.compress(form % b",".join([value] * count), 9, mtime=0)
+                yield Bomb(
+                    f"gzip of {count} {name} to {path}", path, JSON, body, {"Content-Encoding": "gzip"}
+                )
 
 
 def of_other_routes() -> Iterator[Bomb]:
@@ -132,6 +174,11 @@ def small_bodies(bundle: Bundle) -> Iterator[Bomb]:
             buffer = BytesIO()
             Image.fromarray(images[0].squeeze()).save(buffer, kind.upper())
             yield Bomb(kind, path, f"image/{kind}", buffer.getvalue())
+    png = base64.b64encode(encode_png(images[0])).decode()
+    yield Bomb("JSON", "/encode?fit=resize", JSON, json.dumps({"images": [png]}).encode())
+    given = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [png]}
+    for path in (INFER, COMPRESS):
+        yield Bomb("tensor of a PNG", path, JSON, json.dumps({"inputs": [given]}).encode())
     given = {"name": "images", "datatype": "UINT8", "shape": images.shape, "data": images.ravel().tolist()}
     body = json.dumps({"inputs": [given]}).encode()
     yield Bomb("tensor", INFER, JSON, gzip.compress(body, mtime=0), {"Content-Encoding": "gzip"})
@@ -250,14 +297,14 @@ def declared_jpeg(width: int, height: int) -> bytes:
     return bytes(content)
 
 
-def scanned_jpeg(width: int, height: int) -> bytes:
-    """Return a progressive JPEG whose last scan, over all pixels, comes as often as a body has room."""
+def scanned_jpeg(width: int, height: int, times: int | None = None) -> bytes:
+    """Return a progressive JPEG whose last scan, over all pixels, comes so often, or as a body has room."""
     buffer = BytesIO()
     Image.new("L", (width, height)).save(buffer, "JPEG", progressive=True)
     whole = buffer.getvalue()
     last = whole.rindex(b"\xff\xda")
     head, scan, end = whole[:last], whole[last:-2], whole[-2:]
-    return head + scan * ((BODY_BYTES - len(head) - len(end)) // len(scan)) + end
+    return head + scan * (times or (BODY_BYTES - len(head) - len(end)) // len(scan)) + end
 
 
 def declared_webp(width: int, height: int) -> bytes:

@@ -25,5 +25,5 @@ def check(data: bytes) -> None:
     assert sum(told) == len(found) <= LIMITS.body_bytes
     for media_type in (JSON, NPY):
         if accepted(partial(parse_images, found, media_type, LIMITS)) is not None:
-            checked = check_of_pieces(media_type, IMAGES_IN, LIMITS.body_bytes)
+            checked = check_of_pieces(media_type, IMAGES_IN, LIMITS)
             assert awaited(inflated(data, coding, LIMITS.body_bytes, told.append, checked)) == found

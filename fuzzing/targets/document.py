@@ -24,7 +24,7 @@ def check(data: bytes) -> None:
     if latents is not None:
         check_latents(latents)
         check_equal(latents, np.array(_read(data)["latents"], np.float32))
-    payload = accepted(lambda: parse_payload(data, JSON))
+    payload = accepted(lambda: parse_payload(data, JSON, LIMITS))
     if payload is not None:
         text = _read(data)["payload"]
         assert payload == base64.b64decode(text.partition(";base64,")[2] if text[:5] == "data:" else text)

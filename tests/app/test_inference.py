@@ -18,6 +18,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from app.negotiation import values_of_rows
 from codec.encoding import Manner, compress
 from codec.model import CodecModel
 from models.bundle import Bundle
@@ -285,6 +286,27 @@ def test_the_other_routes_read_coded_bodies_too(client: httpx.Client, grey: Bund
     headers = {"Content-Type": NPY, "Content-Encoding": "gzip"}
     coded = client.post("/encode", content=gzip.compress(body), headers=headers)
     assert coded.json() == plain.json()
+
+
+def test_pixels_may_be_many_numbers_in_json_and_nothing_else(client: httpx.Client, grey: Bundle) -> None:
+    pixels = pixels_of(grey, 2048)
+    most = values_of_rows(4096, 4)
+    assert pixels.size > most
+    tensor = {"name": "images", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.ravel().tolist()}
+    for headers in ({}, {"Content-Encoding": "gzip"}):
+        code = gzip.compress if headers else bytes
+        body = code(orjson.dumps({"inputs": [tensor]}))
+        headers = {"Content-Type": "application/json", **headers}
+        answer = client.post("/v2/models/encode/infer", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        for path in ("/v2/models/decode/infer", "/v2/models/sample/infer", "/v2/models/decompress/infer"):
+            refused = client.post(path, content=body, headers=headers)
+            assert refused.status_code == 413
+            assert refused.json()["error"].endswith(f"values or more; the limit is {most}")
+        for path in ("/encode", "/decode", "/compress", "/decompress"):
+            problem(
+                client.post(path, content=body, headers=headers), 413, "too-large", f"the limit is {most}"
+            )
 
 
 # what the server says of itself

@@ -10,6 +10,7 @@ import pytest
 from app.errors import Kind, Problem
 from app.inference.messages import Inference, Signature, Wanted, parse_inference, written
 from app.inference.tensors import Datatype, Tensor
+from app.negotiation import Limits
 
 IMAGES = Tensor("images", Datatype.UINT8, (-1, 2, 3, 1))
 FILES = Tensor("images", Datatype.BYTES, (-1,))
@@ -18,7 +19,7 @@ MU = Tensor("mu", Datatype.FP32, (-1, 2))
 ENCODE = Signature((IMAGES, FILES), (MU, Tensor("logvar", Datatype.FP32, (-1, 2))))
 DECODE = Signature((Z,), (IMAGES,))
 COUNT = Signature((Tensor("n", Datatype.INT64, (1,)),), (Tensor("seed", Datatype.UINT64, (1,)),))
-MAX_ELEMENTS = 100
+LIMITS = Limits(body_bytes=1 << 20, images=100, pixels=100)
 PIXELS = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
 
 
@@ -36,7 +37,7 @@ def binary(name: str, datatype: str, shape: list[int], size: object) -> dict[str
 
 
 def parsed(content: bytes, header_length: str | None, signature: Signature) -> Inference:
-    return parse_inference(content, header_length, signature, MAX_ELEMENTS)
+    return parse_inference(content, header_length, signature, LIMITS)
 
 
 def refused(sent: tuple[bytes, str | None], signature: Signature = ENCODE) -> Problem:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from app.errors import Kind, Problem, answer
 from app.negotiation import (
     IMAGES_IN,
+    Limits,
     accepted_coding,
     check_of_pieces,
     content_coding,
@@ -35,7 +36,7 @@ def inflate(
     body: bytes, coding: str = "gzip", limit: int = LIMIT, content_type: str | None = None
 ) -> tuple[bytes | Problem, list[int]]:
     told: list[int] = []
-    check = check_of_pieces(content_type, IMAGES_IN, limit)
+    check = check_of_pieces(content_type, IMAGES_IN, Limits(limit, images=8, pixels=8))
     try:
         return asyncio.run(inflated(body, coding, limit, told.append, check)), told
     except Problem as problem:

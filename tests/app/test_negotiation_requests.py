@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -21,13 +22,24 @@ from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import Kind, Problem
-from app.negotiation import Limits, conform, decoded_images, parse_images, parse_latents, read_body
-from app.negotiation.requests import COUNTED_BYTES, MAX_JSON_VALUES
+from app.negotiation import (
+    Limits,
+    conform,
+    decoded_images,
+    parse_images,
+    parse_latents,
+    parse_payload,
+    read_body,
+    values_of_rows,
+)
+from app.negotiation.requests import COUNTED_BYTES, MAX_JSON_VALUES, MORE_JSON_VALUES
 from app.negotiation.requests import json_of as parse_json
 from models.images import encode_png
 
 JSON, NPY, SAFETENSORS = "application/json", "application/x-npy", "application/x-safetensors"
 LIMITS = Limits(body_bytes=10_000, images=8, pixels=10_000)
+# The service's own by default, with a bundle of 64 latents.
+USUAL = Limits(32 << 20, images=4096, pixels=1 << 24, json_values=values_of_rows(4096, 64))
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -145,7 +157,7 @@ class TestJson:
     def test_more_values_than_may_be_held_are_refused_before_any_is(self) -> None:
         body = b"[" + b"[]," * MAX_JSON_VALUES + b"[]]"
         with pytest.raises(Problem, match=f"the limit is {MAX_JSON_VALUES}") as raised:
-            parse_json(body)
+            parse_json(body, LIMITS)
         assert raised.value.kind is Kind.TOO_LARGE
 
     def test_looking_at_a_large_document_does_not_hold_it_twice(self) -> None:
@@ -153,13 +165,71 @@ class TestJson:
         tracemalloc.start()
         try:
             with pytest.raises(Problem, match="the JSON has"):
-                parse_json(body)
+                parse_json(body, LIMITS)
             assert tracemalloc.get_traced_memory()[1] < 3 * COUNTED_BYTES
         finally:
             tracemalloc.stop()
 
     def test_a_long_text_is_one_value(self) -> None:
-        assert len(parse_json(b'["' + b"x" * (MAX_JSON_VALUES + 1) + b'"]')[0]) == MAX_JSON_VALUES + 1
+        body = b'["' + b"x" * (MAX_JSON_VALUES + 1) + b'"]'
+        assert len(parse_json(body, LIMITS)[0]) == MAX_JSON_VALUES + 1
+
+    @pytest.mark.parametrize("value", [b"1.5", b"[]", b"[1]", b"{}", b'{"a":1}', b'"ab"'])
+    @pytest.mark.parametrize(
+        "parse",
+        [
+            lambda body: parse_images(b'{"images":' + body, JSON, USUAL),
+            lambda body: parse_latents(b'{"latents":' + body, JSON, 64, USUAL),
+            lambda body: parse_payload(b'{"payload":' + body, JSON, USUAL),
+        ],
+        ids=["images", "latents", "payload"],
+    )
+    def test_many_values_of_any_kind_cost_nothing(self, parse: Callable[[bytes], Any], value: bytes) -> None:
+        count = MAX_JSON_VALUES // (1 + value.count(b"[") + value.count(b"{")) - 1
+        body = b"[" + b",".join([value] * count) + b"]}"
+        tracemalloc.start()
+        try:
+            problem = problem_of(lambda: parse(body))
+            assert tracemalloc.get_traced_memory()[1] < 3 * COUNTED_BYTES + len(body)
+        finally:
+            tracemalloc.stop()
+        assert problem.kind is Kind.TOO_LARGE
+        assert problem.detail.startswith("the JSON has ")
+
+    @pytest.mark.parametrize(
+        ("value", "most"),
+        [
+            (b"1.5", 50_000),
+            (b"[]", 25_000),
+            (b'"ab"', MORE_JSON_VALUES + 8),
+            (b"{}", 25_000),
+            (b'{"a":1}', (MORE_JSON_VALUES + 8) // 2),
+        ],
+    )
+    def test_values_are_taken_to_their_limit(self, value: bytes, most: int) -> None:
+        limits = replace(LIMITS, json_values=50_000)
+        assert len(parse_json(b"[" + b",".join([value] * most) + b"]", limits)) == most
+        problem = problem_of(lambda: parse_json(b"[" + b",".join([value] * (most + 1)) + b"]", limits))
+        what = "texts and objects" if b'"' in value else "values"
+        limit = MORE_JSON_VALUES + 8 if b'"' in value else 50_000
+        assert (
+            problem.detail.partition(" has ")[2].partition(" ")[2] == f"{what} or more; the limit is {limit}"
+        )
+        assert problem.limit == limit
+        assert isinstance(problem.value, int)
+        assert problem.value > limit
+
+    def test_an_answer_of_images_and_latents_is_read_as_either(self) -> None:
+        latents = np.random.default_rng(0).standard_normal((4096, 64), np.float32)
+        images = [base64_png(noise(2, 2, 1))] * 4096
+        answer = {"model": "m", "images": images, "latents": latents, "seed": 1}
+        body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        np.testing.assert_array_equal(parse_latents(body, JSON, 64, USUAL), latents)
+        assert len(parse_images(body, JSON, USUAL)) == 4096
+
+    def test_as_many_rows_as_there_are_have_as_many_values(self) -> None:
+        assert values_of_rows(4096, 64) == 4096 * 66 + MORE_JSON_VALUES
+        assert values_of_rows(1 << 20, 64) == MAX_JSON_VALUES
 
 
 class TestImages:

@@ -38,7 +38,7 @@ def test_no_input_of_the_corpora_and_none_that_was_a_fault_is_a_fault() -> None:
 def test_an_input_at_fault_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "input"
     path.write_bytes(b"[]")
-    monkeypatch.setattr("fuzzing.targets.document.parse_payload", lambda data, kind: data)
+    monkeypatch.setattr("fuzzing.targets.document.parse_payload", lambda data, kind, limits: data)
     with pytest.raises(TypeError) as caught:
         replayed("document", [path])
     assert caught.value.__notes__ == [f"of {path}"]
