@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     max_queued_seconds: float = Field(
         default=1.5,
         gt=0,
-        description="of work, as measured, that may wait before a request, its longest batch not counted; half "
-        "of the deadline at most; more is answered 429",
+        description="of work, as measured, that may wait before a request, its longest batch not counted; "
+        "half of the deadline at most; more is answered 429",
     )
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="bytes of a request's body")
     max_images: int = Field(default=4096, ge=1, description="images or latents in one request")

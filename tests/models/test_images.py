@@ -176,6 +176,12 @@ class TestRefusing:
         with pytest.raises(ImageError, match="Decompressed data too large"):
             decode_image(png(1, 1, 8, GREY, b"\0\0", metadata), MAX_PIXELS)
 
+    def test_compressed_texts_that_expand_together(self) -> None:
+        text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 19)))
+        assert decode_image(png(1, 1, 8, GREY, b"\0\0", text), MAX_PIXELS).shape == (1, 1, 1)
+        with pytest.raises(ImageError, match="damaged PNG file: Too much memory used in text chunks"):
+            decode_image(png(1, 1, 8, GREY, b"\0\0", text * 3), MAX_PIXELS)
+
     def test_what_pillow_only_warns_about(self) -> None:
         # Outside pytest, which makes every warning an error by itself.
         data = png(1, 1, 8, GREY, b"\0\0", chunk(b"acTL", struct.pack(">II", 0, 0)))
