@@ -146,7 +146,7 @@ def test_more_than_may_wait_for_a_thread_is_429_with_retry_after(
     held = Held(monkeypatch, work.function)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(work.ask, narrow.client, codec)
-        held.entered.acquire()
+        assert held.entered.acquire(timeout=30)
         response = work.ask(narrow.client, codec)
         held.opened.set()
         assert first.result().status_code == 200
@@ -170,7 +170,7 @@ def test_nothing_is_done_for_a_client_that_goes_before_its_turn(
     with running(bundle_folder) as server, ThreadPoolExecutor(1) as pool:
         held = Held(monkeypatch, work.function)
         first = pool.submit(work.ask, server.client, codec)
-        held.entered.acquire()
+        assert held.entered.acquire(timeout=30)
         value = server.service.metrics.registry.get_sample_value
         computed = {"model": "grey", "operation": route[1:]}
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {NPY}\r\n"
@@ -211,7 +211,7 @@ def test_a_body_is_parsed_while_answers_wait_to_be_written(
             {"model": "grey", "operation": "decode"},
         )
         eventually(lambda: value("vae_images_total", decoded) == images * count)
-        held.entered.acquire()
+        assert held.entered.acquire(timeout=30)
         body, headers = npy(np.zeros((1000, 8, 8), np.uint8)), {"Content-Type": NPY}
         assert len(body) > QUICK.body_bytes
         response = server.client.post("/encode?format=npy", content=body, headers=headers, timeout=10)
