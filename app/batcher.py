@@ -23,9 +23,10 @@ from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 
 from app.backlog import Backlog
-from app.errors import Kind, Problem, lacks_memory
+from app.errors import Kind, Problem
 from app.metrics import DeviceMemory, QueueMetrics
 from app.operations import ModelTask
 from app.rows import bytes_in, images_in, stop_of
@@ -148,6 +149,11 @@ class Line:
                 if job.waiting:
                     again.append(job)
         self.begun.extend(again)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    is_known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_known or "can't allocate memory" in str(error)  # as torch says where it is the host's
 
 
 class Batcher:
@@ -459,7 +465,7 @@ class Batcher:
     def _refuse_all(self, jobs: set[Job], error: Exception) -> None:
         cause: Cause = "fault"
         refusal = partial(Problem, Kind.DEVICE_FAULT, f"the batch failed: {error}")
-        if self._fault is None and lacks_memory(error):
+        if self._fault is None and _lacks_memory(error):
             cause = "overloaded"
             refusal = partial(Problem, Kind.OVERLOADED, f"there is no memory for the batch now: {error}")
         log.error("a batch failed: %s", str(error))  # not itself: its frames have the rows

@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
+from app.batcher import Batcher
 from app.engine import build_engine
 from app.logs import log_as
 from app.metrics import Metrics
@@ -38,6 +39,7 @@ from app.server import Server, serve
 from app.service import (
     CLOSE_SECONDS,
     EXPECTED,
+    STUCK_SECONDS,
     digests_of,
     is_hopeless,
     load_bundles,
@@ -225,7 +227,7 @@ async def run_engine(settings: Settings, folder: Path) -> int:
     async with await server.listen(path):
         log.info("the engine is warm: %s", batcher.device)
         # Told with all the others, it still has to compute what front ends have taken.
-        while not (is_lost := batcher.fault is not None or is_hopeless(batcher.stuck_seconds, settings)):
+        while not (is_lost := await _is_lost(batcher, settings)):
             if told.is_set() and server.front_ends == 0:
                 break
             await asyncio.sleep(POLL_SECONDS)
@@ -237,6 +239,13 @@ async def run_engine(settings: Settings, folder: Path) -> int:
         logging.shutdown()
         os._exit(status)
     return status
+
+
+async def _is_lost(batcher: Batcher, settings: Settings) -> bool:
+    if is_hopeless(batcher.stuck_seconds, settings):
+        await asyncio.sleep(STUCK_SECONDS)  # or the process itself was stopped, and the batch ends now
+        return is_hopeless(batcher.stuck_seconds, settings)
+    return batcher.fault is not None
 
 
 def run_front_end(settings: Settings, folder: Path, descriptor: int) -> int:

@@ -98,6 +98,11 @@ class Coder:
         return self._batcher.is_running or self._workers.is_running
 
     @property
+    def fault(self) -> BaseException | None:
+        """What the thread that codes has ended by, if it has."""
+        return self._batcher.fault
+
+    @property
     def stuck_seconds(self) -> float:
         """How long the batch that is coded has been."""
         return self._batcher.stuck_seconds
@@ -127,8 +132,8 @@ class Coder:
     def check_room(self, id: str | None = None) -> None:
         """Raise Problem, overloaded, where a bundle's codec, or any, has no room for a request.
 
-        What turns out to need none (images of another shape, a payload without a model) is refused, too: its
-        body alone tells.
+        What turns out to need none (images of another shape, a payload without a model, `target_bytes` of
+        /v2) is refused, too: its body alone tells.
         """
         if id is None or id in self._codecs:
             self._batcher.check_room()

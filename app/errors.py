@@ -17,7 +17,6 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-import torch
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -95,12 +94,6 @@ class Problem(Exception):
 def no_memory() -> Problem:
     """Return the problem of a request that would take more memory than the host has now."""
     return Problem(Kind.OVERLOADED, "the host has no memory for this request now")
-
-
-def lacks_memory(error: Exception) -> bool:
-    """Return whether an error says that there is no memory: the host's, or a device's."""
-    is_known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return is_known or "can't allocate memory" in str(error)  # which torch says of the host's
 
 
 def install(app: FastAPI) -> None:

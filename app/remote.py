@@ -142,7 +142,7 @@ class RemoteBatcher:
         self._waiting: dict[int, asyncio.Future[Answer | Refusal]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._connected = asyncio.Event()
-        self._connecting: asyncio.Task[None] | None = None
+        self._running: Sequence[asyncio.Task[None]] = ()
         self._full: Mapping[str, Any] | None = None
         self._full_until = 0.0
         self._is_closing = False
@@ -170,15 +170,16 @@ class RemoteBatcher:
 
     async def start(self) -> None:
         """Wait until the engine is there; from then on it is waited for whenever it ends."""
-        self._connecting = asyncio.ensure_future(self._stay_connected())
+        self._running = [asyncio.ensure_future(part) for part in (self._stay_connected(), self._watch())]
         await self._connected.wait()
 
     async def close(self, timeout_seconds: float) -> bool:
         """Hang up; return True."""
         self._is_closing = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait((self._connecting,), timeout=timeout_seconds)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_seconds)
         return True
 
     def check_room(self) -> None:
@@ -263,6 +264,11 @@ class RemoteBatcher:
             finally:
                 self._end_connection(writer)
 
+    async def _watch(self) -> None:
+        while True:  # an engine that is silent changes nothing else
+            await asyncio.sleep(PULSE_SECONDS)
+            self._on_change()
+
     def _end_connection(self, writer: asyncio.StreamWriter) -> None:
         writer.close()
         if self._writer is not None and not self._is_closing:
@@ -286,6 +292,7 @@ class RemoteBatcher:
                     await asyncio.sleep(MISMATCH_SECONDS)
                     return
                 self.device, self.max_batch = document["device"], document["max_batch"]
+                self._engine_stuck_seconds = 0.0
                 self._writer = writer
                 self._connected.set()
                 self._on_change()

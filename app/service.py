@@ -87,7 +87,7 @@ class Service:
     def not_ready(self) -> str | None:
         """Why requests should go elsewhere; None while ready."""
         if self.device_is_lost:
-            return f"the device is lost: {self.batcher.fault}"
+            return f"the device is lost: {self._fault}"
         if self.stuck_seconds > patience_seconds(self.settings):
             return f"nothing has come from the device for {self.stuck_seconds:.0f} seconds"
         if self._state == "ready" and isinstance(self._batcher, RemoteBatcher) and self._batcher.is_away:
@@ -96,8 +96,13 @@ class Service:
 
     @property
     def device_is_lost(self) -> bool:
-        """Whether it has failed for good."""
-        return self._batcher is not None and self._batcher.fault is not None
+        """Whether it, or the thread that codes, has failed for good."""
+        return self._fault is not None
+
+    @property
+    def _fault(self) -> BaseException | None:
+        faults = (part.fault for part in (self._batcher, self._coder) if part is not None)
+        return next((fault for fault in faults if fault is not None), None)
 
     @property
     def stuck_seconds(self) -> float:

@@ -32,7 +32,7 @@ _DECODERS: dict[bytes, type[ImageFile]] = {
     b"RIFF": WebPImageFile,
 }
 # Texts of a PNG come inflated, a thousand times the file's bytes; what tells its orientation is among them.
-PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
+PngImagePlugin.MAX_TEXT_MEMORY = 2 * PngImagePlugin.MAX_TEXT_CHUNK
 _ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # what may have an orientation
 _PNG_END = b"IEND\xaeB`\x82"
 _FILTER = Image.Resampling.LANCZOS

@@ -15,6 +15,7 @@ from app.negotiation import (
     IMAGE_FORMATS,
     IMAGES_IN,
     PAYLOADS_IN,
+    Format,
     Limits,
     as_one_array,
     compressed_answer,
@@ -99,9 +100,9 @@ async def compress(
     if compare:
         others = await service.unless_departed(request, service.coder.compare(images, deadline))
     writing = partial(compressed_answer, coded.model, coded.found, images.size, chosen, others)
-    if images.size <= QUICK.pixels:
+    if chosen is Format.payload or images.size <= QUICK.pixels:
         return timed(writing(), coded)
-    response = await service.in_thread(request, writing, "payload", images.nbytes, deadline)
+    response = await service.in_thread(request, writing, "payload", len(coded.found), deadline)
     return timed(response, coded)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 
 import httpx
@@ -274,11 +275,16 @@ def test_an_engine_whose_device_hangs_for_good_leaves_with_one(
         raise SystemExit(f"left at once with {status}")
 
     settings = cluster.Settings(models=(str(bundle_folder / "grey"),), device="cpu", threads=1)
-    monkeypatch.setattr(Batcher, "stuck_seconds", 1 + HOPELESS_TIMES * patience_seconds(settings))
+    hopeless = 1 + HOPELESS_TIMES * patience_seconds(settings)
+    monkeypatch.setattr(cluster, "STUCK_SECONDS", 0.01)
+    # The first time the process itself was stopped, and goes on.
+    stuck_seconds = chain([0.0, hopeless], repeat(0.0, 9), repeat(hopeless))
+    monkeypatch.setattr(Batcher, "stuck_seconds", property(lambda _: next(stuck_seconds)))
     monkeypatch.setattr("os._exit", leave)
     monkeypatch.setattr("logging.shutdown", lambda: None)
     with pytest.raises(SystemExit, match="left at once with 1"):
         asyncio.run(cluster.run_engine(settings, tmp_path))
+    assert next(stuck_seconds) == hopeless
 
 
 def test_an_engine_in_a_process_of_its_own_tells_of_its_device_s_memory(

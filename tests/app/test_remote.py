@@ -285,6 +285,32 @@ async def test_how_long_nothing_comes_from_an_engine_is_known(
         assert ends.batcher.stuck_seconds == 0
 
 
+async def test_readiness_is_looked_at_again_while_an_engine_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PULSE_SECONDS", 0.005)
+    async with connected(tmp_path) as ends:
+        looks = len(ends.changes)
+        async with asyncio.timeout(SOON):
+            while len(ends.changes) < looks + 3:
+                await asyncio.sleep(0.001)
+
+
+async def test_a_new_engine_is_not_held_to_what_was_said_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineServer, "_beat", lambda *_: asyncio.sleep(SOON))
+    async with connected(tmp_path) as ends:
+        ends.batcher._engine_stuck_seconds = 1000.0
+        await ends.hang_up()
+        while not ends.batcher.is_away:
+            await asyncio.sleep(0.001)
+        await ends.listen()
+        while ends.batcher.is_away:
+            await asyncio.sleep(0.001)
+        assert ends.batcher.stuck_seconds < 1000
+
+
 async def test_an_engine_that_ends_is_waited_for_and_found_again(tmp_path: Path) -> None:
     async with connected(tmp_path) as ends:
         jobs = [ends.submit(1), ends.submit(2)]

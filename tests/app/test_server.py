@@ -172,11 +172,29 @@ def test_work_of_a_departed_client_is_dropped_and_counted(bundle_folder: Path, g
 
 def test_a_failed_batch_is_503_and_the_service_stays_ready(bundle_folder: Path, gate: Gate) -> None:
     with running(bundle_folder) as server:
-        gate.error = MemoryError("out of memory")
+        gate.error = RuntimeError("out of order")
         gate.opened.set()
-        problem(post(server), 503, "device-fault", "the batch failed: out of memory")
+        problem(post(server), 503, "device-fault", "the batch failed: out of order")
+        gate.error = MemoryError("of the host")
+        response = post(server)
+        problem(response, 429, "overloaded", "there is no memory for the batch now: of the host")
+        assert int(response.headers["retry-after"]) >= 1
         gate.error = None
         assert post(server).status_code == 200
+
+
+def test_a_thread_that_codes_no_more_turns_readiness_and_liveness_off(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object) -> None:
+        raise MemoryError("for a list")
+
+    with running(bundle_folder) as server:
+        monkeypatch.setattr(server.service.coder._batcher, "_measure", measure)
+        response = server.client.post("/compress", content=IMAGE, headers={"Content-Type": NPY})
+        problem(response, 503, "device-fault", "for a list")
+        problem(server.client.get("/health/ready"), 503, "not-ready", "the device is lost: for a list")
+        problem(server.client.get("/health/live"), 503, "device-fault", "the device is lost: for a list")
 
 
 def test_a_lost_device_turns_readiness_and_liveness_off(

@@ -128,7 +128,7 @@ def test_a_service_that_starts_again_is_connected_to_again(
 def test_a_failed_batch_is_asked_again(
     connect: Connect, bundle_folder: Path, gate: Gate, waits: Waits, pixels: np.ndarray
 ) -> None:
-    gate.error = MemoryError("out of memory")
+    gate.error = RuntimeError("out of order")
     gate.opened.set()
 
     def while_it_waits() -> float:
