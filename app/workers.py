@@ -112,7 +112,7 @@ class Workers:
             raise Problem(Kind.NOT_READY, "the service is stopping")
         wanted = self._held_bytes + size_bytes
         if self._held_functions and wanted > self._max_bytes:
-            detail = f"{wanted} bytes of images would be held; the limit is {self._max_bytes}"
+            detail = f"{wanted} bytes would be held; the limit is {self._max_bytes}"
             raise self._overloaded(detail, wanted, self._max_bytes)
         seconds = self._waiting_seconds()
         if seconds > self._max_seconds:

@@ -67,7 +67,7 @@ async def test_an_error_is_the_caller_s(pool: Pool) -> None:
 
 async def test_what_is_held_together_is_bounded(pool: Pool) -> None:
     first = await pool.begin()
-    with pytest.raises(Problem, match="101 bytes of images would be held; the limit is 100") as caught:
+    with pytest.raises(Problem, match="101 bytes would be held; the limit is 100") as caught:
         await pool.workers.run(lambda: 7, "work", 41, time.monotonic() + SOON)
     assert caught.value.kind is Kind.OVERLOADED
     assert pool.dropped("overloaded") == 1
