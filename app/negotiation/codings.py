@@ -55,11 +55,15 @@ async def inflated(
     rest, whole = body, BytesIO()  # which gives its bytes away without a copy
 
     def inflate(piece_bytes: int) -> int:
-        nonlocal rest
-        piece = inflating.decompress(rest, min(piece_bytes, max_bytes + 1 - whole.tell()))
+        nonlocal rest, whole
+        held = whole.tell()
+        piece = inflating.decompress(rest, min(piece_bytes, max_bytes + 1 - held))
         rest = inflating.unconsumed_tail
         if piece:
             check(piece)
+        if not held and not inflating.eof:
+            # Room for all there may be, which takes memory as it is written. Growing might hold it twice.
+            whole = BytesIO(bytes(min(said or max_bytes + 1, max_bytes + 1)))
         return whole.write(piece)
 
     while not inflating.eof:
@@ -80,6 +84,7 @@ async def inflated(
     if inflating.unused_data:
         detail = f"{len(inflating.unused_data)} bytes after the end of the {coding} body"
         raise Problem(Kind.MALFORMED, detail, value=len(inflating.unused_data))
+    whole.truncate()
     return whole.getvalue()
 
 
