@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 from benchmarks.serving.contenders import SERVERS, Server
 from benchmarks.serving.machine import describe_run
 from benchmarks.serving.material import Material, material_of
-from benchmarks.serving.poisson import Answers, offer, request_bytes
+from benchmarks.serving.poisson import Answers, offer, offer_one, request_bytes
 from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.running import Posts, RunningServer, Setup, started_server, write_posts
 from benchmarks.serving.workloads import (
@@ -43,6 +44,7 @@ BULK_IMAGES = 5000
 SMALL_PER_SECOND = 40.0
 MAX_QUEUED_IMAGES = 1024  # of ours: a third of a second, here
 LATE_SECONDS = 0.02  # a generator that is later has no CPU left, and its figures say nothing of the server
+REST_SECONDS = 60.0  # after an overload
 QUANTILES = {"p50": "p50", "p99": "p99", "p99_9": "p99.9"}  # as in a row's keys, and as they are called
 RESULTS = Path("benchmarks/serving/results")
 PEERS = ("fastapi", "fastapi, batched", "litserve", "bentoml", "ray serve")
@@ -115,18 +117,31 @@ def _loads(running: RunningServer, posts: Posts, seconds: int) -> list[dict[str,
         rows.append({"contender": running.server.name, "workload": posts.workload.name, "load": load})
         rows[-1] |= {"peak_per_second": peak} | figures(answers)
         print(row_of(rows[-1]), flush=True)
+    _wait_until_answered(running, posts)
     case.check()
     return rows
 
 
-def _offered(running: RunningServer, posts: Posts, per_second: float, seconds: int) -> Answers:
+def _wait_until_answered(running: RunningServer, posts: Posts) -> None:
+    """Wait until a lone request is taken: some peers refuse for a while what comes after too much."""
+    until = time.monotonic() + REST_SECONDS
+    while offer_one(running.port, _requests(running, posts)[0]).status != [200]:
+        if time.monotonic() > until:
+            raise BenchmarkError(f"{running.server.name} refuses a lone request {REST_SECONDS:g} s later")
+        time.sleep(0.5)
+
+
+def _requests(running: RunningServer, posts: Posts) -> list[bytes]:
     workload = posts.workload
     path = running.server.paths[workload]
-    requests = [
+    return [
         request_bytes(workload.method, path, workload.content_type, workload.accept, body.content)
         for body in posts.bodies
     ]
-    return offer(running.port, requests, per_second, seconds)
+
+
+def _offered(running: RunningServer, posts: Posts, per_second: float, seconds: int) -> Answers:
+    return offer(running.port, _requests(running, posts), per_second, seconds)
 
 
 def figures(answers: Answers) -> dict[str, Any]:

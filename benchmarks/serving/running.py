@@ -22,6 +22,7 @@ from benchmarks.serving.processes import BenchmarkError, Process, free_port, sta
 from benchmarks.serving.workloads import (
     SAMPLE_SEED,
     SAMPLES,
+    TOLERANCE,
     Arrays,
     Body,
     Workload,
@@ -114,6 +115,7 @@ class RunningLoop:
     """The bare torch loop in its own process."""
 
     process: Process
+    tolerance: float = TOLERANCE
 
     def case(self, batch: int, posterior: Arrays) -> Case:
         """Return the loop at a batch size."""
@@ -127,7 +129,7 @@ class RunningLoop:
         def check() -> None:
             answer = read_json(self._ask({"batch": batch}).encode())
             wanted = _rows(posterior, np.arange(batch) % len(posterior["mu"]))
-            check_answer(answer, wanted, f"{LOOP}: batch {batch}")
+            check_answer(answer, wanted, f"{LOOP}: batch {batch}", self.tolerance)
 
         return Case((LOOP, f"batch {batch}"), measure, check)
 
@@ -174,7 +176,7 @@ def _measured(
     posterior: Arrays,
 ) -> Measured:
     cases = [
-        _alone(running.case(post), running.process) if running.server.can_pause else running.case(post)
+        alone(running.case(post), running.process) if running.server.can_pause else running.case(post)
         for post in posts
         if post.workload in comparison.workloads
         for running in servers
@@ -187,7 +189,7 @@ def _measured(
     )
 
 
-def _alone(case: Case, process: Process) -> Case:
+def alone(case: Case, process: Process) -> Case:
     """Return a case whose process runs while it is measured or checked, and no longer."""
 
     def measure(seconds: int) -> Sample:
@@ -230,9 +232,9 @@ def started_server(server: Server, setup: Setup) -> Iterator[RunningServer]:
 
 
 @contextmanager
-def started_loop(setup: Setup) -> Iterator[RunningLoop]:
+def started_loop(setup: Setup, device: str = "cpu", tolerance: float = TOLERANCE) -> Iterator[RunningLoop]:
     """Start the bare loop's process; end it when the block is left."""
-    command = [sys.executable, "-m", "benchmarks.serving.torch_loop", setup.bundle]
+    command = [sys.executable, "-m", "benchmarks.serving.torch_loop", setup.bundle, device]
     log, environment, cpus = setup.folder / f"{LOOP}.log", setup.environment({}), setup.server_cpus
     with started(command, log=log, environment=environment, cpus=cpus, has_pipes=True) as process:
-        yield RunningLoop(process)
+        yield RunningLoop(process, tolerance)

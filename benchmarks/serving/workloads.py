@@ -177,6 +177,7 @@ NPY_1 = Workload("1 npy", 1, 32, NPY, JSON, _encoding(npy_bytes, 1), read_json)
 NPY_16 = Workload("16 npy", 16, 8, NPY, SAFETENSORS, _encoding(npy_bytes, 16), read_safetensors)
 NPY_64 = Workload("64 npy", 64, 4, NPY, SAFETENSORS, _encoding(npy_bytes, 64), read_safetensors)
 NPY_256 = replace(NPY_64, name="256 npy", images=256, write=_encoding(npy_bytes, 256))
+NPY_1024 = replace(NPY_64, name="1,024 npy", images=1024, write=_encoding(npy_bytes, 1024))
 NPY_MIXED = Workload(
     "1 to 64 npy",
     sum(MIXED) / len(MIXED),

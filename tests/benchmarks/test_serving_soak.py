@@ -54,6 +54,16 @@ def test_growth_is_counted_from_the_end_of_the_warm_up(tmp_path: Path) -> None:
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_growth_is_that_after_the_same_workload() -> None:
+    large = {"workload": "256 npy"}
+    rows = [row(5, 430, 9, 1.0, True) | large, row(10, 400, 10, 9.0, True)]
+    rows += [row(15, 435, 9, 1.0) | large, row(20, 412, 9, 1.0), row(25, 400, 9, 1.0) | large]
+    found = summary(rows)
+    assert found["resident_bytes_most_growth"] == 12 << 20
+    assert found["resident_bytes_growth"] == -30 << 20
+    assert all(found["promises"].values())
+
+
 def test_a_soak_without_growth_keeps_its_promises() -> None:
     rows = [row(10, 400, 10, 9.0, True), row(20, 415, 12, 1.0), row(30, 395, 10, 1.5)]
     assert all(summary(rows)["promises"].values())
