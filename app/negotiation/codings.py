@@ -63,7 +63,7 @@ async def inflated(
             check(piece)
         if not held and not inflating.eof:
             # Room for all there may be, which takes memory as it is written. Growing might hold it twice.
-            whole = BytesIO(bytes(min(said or max_bytes + 1, max_bytes + 1)))
+            whole = BytesIO(bytes(max_bytes + 1))
         return whole.write(piece)
 
     while not inflating.eof:

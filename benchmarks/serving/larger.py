@@ -56,6 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each contender")
     parser.add_argument("--out", type=Path, help="folder to fill; by default one named like the device")
     options = parser.parse_args(arguments)
+    options.tolerance = GPU_TOLERANCE if options.device == "cuda" else TOLERANCE
     options.out = options.out or RESULTS / f"larger_{options.device}"
     return options
 
@@ -91,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(setup: Setup, options: argparse.Namespace) -> list[Measured]:
     """Measure both parts, each contender's answers checked before and after."""
     material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
-    tolerance = GPU_TOLERANCE if options.device == "cuda" else TOLERANCE
-    many = write_posts(replace(NPY_1024, tolerance=tolerance), material, setup.folder)
-    single = write_posts(replace(PNG_BASE64, tolerance=tolerance), material, setup.folder)
+    many = write_posts(replace(NPY_1024, tolerance=options.tolerance), material, setup.folder)
+    single = write_posts(replace(PNG_BASE64, tolerance=options.tolerance), material, setup.folder)
     with many_images(setup, many, options.device, material) as first:
         for case in first.cases:
             case.check()

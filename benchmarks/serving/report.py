@@ -51,6 +51,7 @@ def _case(case: Case, measured: Measured) -> dict[str, Any]:
 def markdown(facts: Mapping[str, Any], results: Sequence[Measured]) -> str:
     """Return the tables, under what was measured and above where."""
     settings, machine = facts["settings"], facts["machine"]
+    gpu = f" and {machine['gpu']}" if "gpu" in machine else ""
     lines = [
         "# Serving benchmark",
         "",
@@ -59,7 +60,7 @@ def markdown(facts: Mapping[str, Any], results: Sequence[Measured]) -> str:
         "the median of the rounds' ratios of images/s. CPU is the contender's own, all threads. A request of "
         "the torch loop, which is `model.encode` in the faster memory layout and nothing else, is one batch. "
         "Answers were checked against torch before and after, within "
-        f"{TOLERANCE:g} of an output's largest magnitude.",
+        f"{settings.get('tolerance', TOLERANCE):g} of an output's largest magnitude.",
         "",
         "![images per second](results.png)",
     ]
@@ -67,8 +68,8 @@ def markdown(facts: Mapping[str, Any], results: Sequence[Measured]) -> str:
         lines += ["", f"## {measured.title}", "", *table(measured)]
     lines += [
         "",
-        f"Measured on {machine['cores']} cores of {machine['cpu']}, the load generator on the same machine; "
-        f"servers on CPUs {settings['server_cpus'] or 'any'}, load on CPUs {settings['load_cpus'] or 'any'}; "
+        f"Measured on {machine['cores']} cores of {machine['cpu']}{gpu}, the load generator on the same "
+        f"machine; servers on CPUs {settings['server_cpus'] or 'any'}, load on CPUs {settings['load_cpus'] or 'any'}; "
         f"load average before the start {machine['load_average_before']:.2f}.",
         "",
         ", ".join(f"{name} {number}" for name, number in facts["versions"].items())

@@ -62,7 +62,9 @@ class Replay:
 
 
 def captured(model: VAE, x: Tensor) -> Replay:
-    """Return the encoding of x, on a GPU, as one CUDA graph."""
+    """Return the encoding of x, on a GPU, as one CUDA graph, in float32 as the service has it."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -111,9 +113,6 @@ def main() -> None:
     """Answer tasks until standard input ends."""
     bundle = load_bundle(bundle_path(sys.argv[1]))
     device = torch.device(sys.argv[2] if sys.argv[2:] else "cpu")
-    if device.type == "cuda":  # as the service has it for float32
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
     model = bundle.model.to(device)
     levels = torch.from_numpy(golden_images(bundle)).permute(0, 3, 1, 2).contiguous().to(device)
     images = model.normalise(model.to_levels(levels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -29,12 +29,15 @@ def test_ours_runs_on_the_device_that_is_asked_for() -> None:
     assert parse_arguments(["--device", "cuda"]).out.name == "larger_cuda"
 
 
-def test_the_fastest_is_the_one_whose_best_run_is() -> None:
+def test_the_fastest_is_the_one_whose_best_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
     def taking(*seconds: float) -> Encode:
-        turns = iter(seconds * 10)
+        turns = cycle(seconds)
 
         def encode() -> tuple[Tensor, Tensor]:
-            time.sleep(next(turns))
+            clock[0] += next(turns)
             return torch.zeros(1), torch.zeros(1)
 
         return encode
