@@ -69,7 +69,8 @@ def markdown(facts: Mapping[str, Any], results: Sequence[Measured]) -> str:
     lines += [
         "",
         f"Measured on {machine['cores']} cores of {machine['cpu']}{gpu}, the load generator on the same "
-        f"machine; servers on CPUs {settings['server_cpus'] or 'any'}, load on CPUs {settings['load_cpus'] or 'any'}; "
+        f"machine; servers on CPUs {settings['server_cpus'] or 'any'}, "
+        f"load on CPUs {settings['load_cpus'] or 'any'}; "
         f"load average before the start {machine['load_average_before']:.2f}.",
         "",
         ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
