@@ -175,6 +175,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._queues: dict[ModelTask, Line] = {}  # in the order of their turns
         self._backlog = Backlog(engine.room)
+        self._behind: set[ModelTask] = set()  # whose last job was refused for the seconds before it
         self._queued_images = self._queued_bytes = self._running_images = 0
         self._launched: deque[tuple[Batch, Pending]] = deque()
         self._last_ended = self._next_look = 0.0
@@ -236,12 +237,25 @@ class Batcher:
         await asyncio.to_thread(self._thread.join, timeout_seconds)
         return not self.is_running
 
-    def check_room(self) -> None:
-        """Raise Problem, overloaded, where no request has room: what its body holds need not be looked at."""
-        if self.is_full:
-            with self._changed:
+    def check_room(self, task: ModelTask | None = None) -> None:
+        """Raise Problem, overloaded, where no request has room: what its body holds need not be looked at.
+
+        Of a task none has where one of a single image would have too much work before it, once a job was
+        refused for that.
+        """
+        refusal = None
+        with self._changed:
+            if self.is_full:
                 refusal = self._too_many("images", self._queued_images + 1, self._max_queued_images)
+            elif task in self._behind:
+                refusal = self._too_long(task, 1)
+        if refusal:
             raise self._counted(refusal)
+
+    def is_behind(self, task: ModelTask) -> bool:
+        """Whether a job of a single image of a task would be refused for the work before it."""
+        with self._changed:
+            return self._too_long(task, 1) is not None
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Queue rows for a task and wait for its outputs.
@@ -313,16 +327,22 @@ class Batcher:
                 return self._too_many("images", images, self._max_queued_images)
             if self._queued_images and size > self._max_queued_bytes:
                 return self._too_many("bytes", size, self._max_queued_bytes)
-            line = self._queues.get(job.task) or Line()
-            seconds = self._backlog.seconds_before(job.task, images_in(job.rows), len(line))
-            if seconds > self._max_queued_seconds and not may_wait_long:
-                limit = self._max_queued_seconds
-                detail = f"{seconds:.3g} seconds of work are queued before it; the limit is {limit:g}"
-                return self._overloaded(detail, round(seconds, 3), limit)
-            self._queues.setdefault(job.task, line).fresh.append(job)
+            if not may_wait_long and (refusal := self._too_long(job.task, images_in(job.rows))):
+                return refusal
+            self._queues.setdefault(job.task, Line()).fresh.append(job)
             self._count(job.task, job.rows, 1)
             self._changed.notify()
             return None
+
+    def _too_long(self, task: ModelTask, images: int) -> Refusal | None:
+        seconds = self._backlog.seconds_before(task, images, len(self._queues.get(task, ())))
+        limit = self._max_queued_seconds
+        if seconds <= limit:
+            self._behind.discard(task)
+            return None
+        self._behind.add(task)
+        detail = f"{seconds:.3g} seconds of work are queued before it; the limit is {limit:g}"
+        return self._overloaded(detail, round(seconds, 3), limit)
 
     def _too_many(self, unit: str, value: int, limit: int) -> Refusal:
         return self._overloaded(f"{value} {unit} would be queued; the limit is {limit}", value, limit)

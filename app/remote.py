@@ -37,6 +37,8 @@ OVERTIME_SECONDS = 0.5  # after a deadline, which the engine keeps: it may be th
 MISMATCH_SECONDS = 5.0  # between two looks at an engine of other bundles
 PULSE_SECONDS = 1.0  # between two signs of life of an engine
 NEWS_SECONDS = 0.1  # for which a full queue is remembered
+Asked = tuple[str, str, int] | tuple[()]  # a task, as it is sent; or all of them
+ALL_TASKS: Asked = ()
 
 
 def frame(document: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> bytes:
@@ -104,15 +106,18 @@ class EngineServer:
 
     async def _answer(self, document: dict[str, Any], rows: np.ndarray, writer: asyncio.StreamWriter) -> None:
         model, operation, samples = document["task"]
+        task = ModelTask(model, Operation(operation), samples)
         submit = self._batcher.submit_when_room if document["waits"] else self._batcher.submit
         try:
-            found = await submit(ModelTask(model, Operation(operation), samples), rows, document["deadline"])
+            found = await submit(task, rows, document["deadline"])
             seconds = {"queue": found.queue_seconds, "compute": found.compute_seconds}
             answer = frame({"id": document["id"], **seconds}, found.arrays)
         except (Problem, MemoryError) as error:
             told = _as_document(error if isinstance(error, Problem) else no_memory())
-            is_full = self._batcher.is_full
-            writer.write(frame({"id": document["id"], "problem": told, "is_full": is_full}))
+            # For which tasks the same would be told now: all, this one or none.
+            behind = document["task"] if self._batcher.is_behind(task) else None
+            full = ALL_TASKS if self._batcher.is_full else behind
+            writer.write(frame({"id": document["id"], "problem": told, "full": full}))
             return
         writer.write(answer)
 
@@ -143,8 +148,7 @@ class RemoteBatcher:
         self._writer: asyncio.StreamWriter | None = None
         self._connected = asyncio.Event()
         self._running: Sequence[asyncio.Task[None]] = ()
-        self._full: Mapping[str, Any] | None = None
-        self._full_until = 0.0
+        self._full: dict[Asked, tuple[Mapping[str, Any], float]] = {}  # what was told, until when it holds
         self._is_closing = False
         self._heard, self._engine_stuck_seconds = 0.0, 0.0
         self.device, self.max_batch = "", 1
@@ -182,11 +186,13 @@ class RemoteBatcher:
             await asyncio.wait(self._running, timeout=timeout_seconds)
         return True
 
-    def check_room(self) -> None:
+    def check_room(self, task: ModelTask | None = None) -> None:
         """Raise Problem, overloaded, where the engine has just said so, or does not read what it is sent."""
-        if self._full is not None and time.monotonic() < self._full_until:
-            self._dropped.labels("overloaded").inc()
-            raise _as_problem(self._full)
+        for asked in (ALL_TASKS, *([] if task is None else [_asked_for(task)])):
+            told, until = self._full.get(asked, ({}, 0.0))
+            if time.monotonic() < until:
+                self._dropped.labels("overloaded").inc()
+                raise _as_problem(told)
         unread = 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
         if unread > self._max_bytes:
             self._dropped.labels("overloaded").inc()
@@ -225,7 +231,7 @@ class RemoteBatcher:
         if self._writer is None or self.is_away:
             raise EngineEndedError
         number, created = next(self._numbers), time.monotonic()
-        asked = {"id": number, "task": (task.model, task.operation, task.samples)}
+        asked = {"id": number, "task": _asked_for(task)}
         future: asyncio.Future[Answer | Refusal] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
@@ -299,18 +305,25 @@ class RemoteBatcher:
                 continue
             future = self._waiting.get(document["id"])
             if "problem" in document:
-                self._refuse(future, document["problem"], document["is_full"])
+                self._refuse(future, document["problem"], document["full"])
             elif future is not None and not future.done():
                 future.set_result(Answer(arrays, document["queue"], document["compute"]))
 
     def _refuse(
-        self, future: asyncio.Future[Answer | Refusal] | None, told: Mapping[str, Any], is_full: bool
+        self,
+        future: asyncio.Future[Answer | Refusal] | None,
+        told: Mapping[str, Any],
+        full: Sequence[Any] | None,
     ) -> None:
-        if is_full and told["kind"] == Kind.OVERLOADED.name:
-            self._full, self._full_until = told, time.monotonic() + NEWS_SECONDS
+        if full is not None and told["kind"] == Kind.OVERLOADED.name:
+            self._full[tuple(full)] = told, time.monotonic() + NEWS_SECONDS
         if future is not None and not future.done():
             has_ended = told["kind"] == Kind.NOT_READY.name  # all but its connection
             future.set_result(EngineEndedError if has_ended else partial(_as_problem, told))
+
+
+def _asked_for(task: ModelTask) -> Asked:
+    return task.model, task.operation, task.samples
 
 
 def _as_document(problem: Problem) -> dict[str, Any]:

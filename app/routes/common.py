@@ -31,6 +31,7 @@ from app.negotiation import (
     parse_latents,
     read_body,
 )
+from app.operations import ModelTask
 from app.service import Service, Work
 from app.statistics import Timed
 from models.bundle import Bundle
@@ -114,26 +115,29 @@ def check_sheet(count: int, chosen: Format) -> None:
         raise Problem(Kind.INVALID, detail, value=count, limit=MAX_SHEET_IMAGES)
 
 
-async def read_images(request: Request, bundle: Bundle, fit: Fit | None) -> Work:
-    """Read a request's images in the shape of a bundle's model, uint8 (N, H, W, C)."""
+async def read_images(request: Request, bundle: Bundle, fit: Fit | None, task: ModelTask) -> Work:
+    """Read a request's images in the shape of a bundle's model, uint8 (N, H, W, C), for a task.
+
+    Raises Problem, overloaded, before it reads, where the task has no room for any.
+    """
     shape = bundle.config.input.shape
     only = shape[1:] if fit is None else None
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return conform(parse_images(body, content_type, limits, only=only), shape, fit)
 
-    service_of(request).batcher.check_room()
+    service_of(request).batcher.check_room(task)
     rows, deadline = await read(request, parse, IMAGES_IN)
     return Work(rows, deadline)
 
 
-async def read_latents(request: Request, bundle: Bundle) -> Work:
-    """Read a request's latents of a bundle's model, float32 (N, D)."""
+async def read_latents(request: Request, bundle: Bundle, task: ModelTask) -> Work:
+    """Read a request's latents of a bundle's model, float32 (N, D), for a task, as `read_images` does."""
 
     def parse(body: bytes, content_type: str | None, limits: Limits) -> np.ndarray:
         return parse_latents(body, content_type, bundle.config.latent_dim, limits)
 
-    service_of(request).batcher.check_room()
+    service_of(request).batcher.check_room(task)
     rows, deadline = await read(request, parse, LATENTS_IN)
     return Work(rows, deadline)
 

@@ -14,7 +14,7 @@ from app.negotiation import (
     encoded_answer,
     json_answer,
 )
-from app.operations import Operation
+from app.operations import ModelTask, Operation
 from app.parameters import Samples
 from app.routes.common import (
     FitParameter,
@@ -44,7 +44,7 @@ async def encode(
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, ENCODED_FORMATS)
-    images = await read_images(request, bundle, fit)
+    images = await read_images(request, bundle, fit, ModelTask(bundle.id, Operation.ENCODE))
     answer = await tasks.compute(service, request, bundle, Operation.ENCODE, images)
     mu, logvar = answer.arrays
     return timed(encoded_answer(bundle.id, mu, logvar, chosen), answer)
@@ -56,7 +56,7 @@ async def decode(request: Request, model: ModelParameter = None, format: FormatP
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, IMAGE_FORMATS)
-    latents = await read_latents(request, bundle)
+    latents = await read_latents(request, bundle, ModelTask(bundle.id, Operation.DECODE))
     check_sheet(len(latents.rows), chosen)
     answer = await tasks.compute(service, request, bundle, Operation.DECODE, latents)
     decoded = answer.arrays[0]
@@ -71,7 +71,7 @@ async def reconstruct(
     service = service_of(request)
     bundle = service.bundle(model)
     chosen = format_of(request, format, IMAGE_FORMATS)
-    images = await read_images(request, bundle, fit)
+    images = await read_images(request, bundle, fit, ModelTask(bundle.id, Operation.RECONSTRUCT))
     check_sheet(len(images.rows), chosen)
     answer = await tasks.compute(service, request, bundle, Operation.RECONSTRUCT, images)
     decoded = answer.arrays[0]
@@ -94,6 +94,6 @@ async def score(
     tasks.check_score_samples(service, samples)
     bundle = service.bundle(model)
     format_of(request, format, (Format.json,))
-    images = await read_images(request, bundle, fit)
+    images = await read_images(request, bundle, fit, ModelTask(bundle.id, Operation.SCORE, samples))
     scores = await tasks.score(service, request, bundle, images, samples)
     return timed(json_answer({"model": bundle.id, **scores.figures, "samples": samples}), scores)

@@ -298,6 +298,33 @@ async def test_more_work_than_may_wait_is_refused_at_once() -> None:
         await driver.submit(16)
 
 
+async def test_a_task_that_is_behind_has_room_for_none_until_it_has_for_one_image() -> None:
+    async with started(max_queued_seconds=1e-9) as driver:
+        driver.step()
+        await driver.submit(1)
+        running = driver.submit(1)
+        await driver.launches(2)
+        waiting = [driver.submit(16)]
+        await asyncio.sleep(0)
+        with pytest.raises(Problem):
+            await driver.submit(16)
+        driver.batcher.check_room(ENCODE)  # a single image has its share of the next batch
+        assert not driver.batcher.is_behind(ENCODE)
+        waiting += [driver.submit(1) for _ in range(20)]
+        with pytest.raises(Problem):
+            await driver.submit(1)
+        assert driver.batcher.is_behind(ENCODE)
+        dropped = driver.dropped("overloaded")
+        with pytest.raises(Problem, match="seconds of work are queued before it; the limit is 1e-09"):
+            driver.batcher.check_room(ENCODE)
+        assert driver.dropped("overloaded") == dropped + 1
+        driver.batcher.check_room(DECODE)
+        driver.batcher.check_room()
+        driver.step(30)
+        await asyncio.gather(running, *waiting, return_exceptions=True)
+        driver.batcher.check_room(ENCODE)
+
+
 async def test_an_empty_queue_takes_a_request_of_any_size() -> None:
     async with started(max_queued_images=5, max_queued_bytes=20) as driver:
         driver.step(1)

@@ -80,7 +80,7 @@ class Ends:
 
 
 @asynccontextmanager
-async def connected(path: Path, **limits: int) -> AsyncIterator[Ends]:
+async def connected(path: Path, **limits: float) -> AsyncIterator[Ends]:
     async with started(**limits) as driver:
         ends = Ends(driver, path / "engine.sock")
         await ends.listen()
@@ -134,10 +134,28 @@ async def test_a_full_queue_is_told_and_remembered_for_a_moment(
         with pytest.raises(Problem, match="5 images would be queued"):
             ends.batcher.check_room()
         assert ends.dropped("overloaded") == 1
-        monkeypatch.setattr(ends.batcher, "_full_until", time.monotonic())
+        monkeypatch.setattr(ends.batcher, "_full", {(): (ends.batcher._full[()][0], time.monotonic())})
         ends.batcher.check_room()
         ends.driver.step(10)
         await asyncio.gather(running, waiting)
+
+
+async def test_a_task_with_too_much_work_before_it_is_remembered_for_a_moment(tmp_path: Path) -> None:
+    async with connected(tmp_path, max_queued_seconds=1e-9) as ends:
+        ends.driver.step()
+        await ends.submit(1)  # from which it is known that a batch takes longer
+        running = ends.submit(1)
+        await ends.driver.launches(2)
+        waiting = [ends.submit(1) for _ in range(20)]
+        with pytest.raises(Problem, match="seconds of work are queued before it"):
+            await ends.submit(1)
+        with pytest.raises(Problem, match="seconds of work are queued before it"):
+            ends.batcher.check_room(ENCODE)
+        assert ends.dropped("overloaded") == 1
+        ends.batcher.check_room(DECODE)
+        ends.batcher.check_room()
+        ends.driver.step(10)
+        await asyncio.gather(running, *waiting, return_exceptions=True)
 
 
 async def test_the_rows_of_a_refused_request_are_let_go_of_with_it(

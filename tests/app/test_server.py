@@ -28,6 +28,7 @@ from app import service
 from app.__main__ import main
 from app.batcher import Batcher
 from app.engine import CpuEngine
+from app.operations import ModelTask, Operation
 from app.routes import common
 from app.server import Server
 from models.images import encode_png
@@ -138,6 +139,33 @@ def test_a_full_queue_refuses_a_request_whose_body_has_not_come(bundle_folder: P
             gate.opened.set()
     assert answer.startswith(b"HTTP/1.1 429 ")
     assert b"\r\nretry-after: 1\r\n" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "task"),
+    [
+        ("/encode", ModelTask("grey", Operation.ENCODE)),
+        ("/decode", ModelTask("grey", Operation.DECODE)),
+        ("/reconstruct", ModelTask("grey", Operation.RECONSTRUCT)),
+        ("/score?samples=3", ModelTask("grey", Operation.SCORE, 3)),
+    ],
+)
+def test_a_task_that_is_behind_refuses_a_request_whose_body_has_not_come(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, path: str, task: ModelTask
+) -> None:
+    with running(bundle_folder) as server:
+        monkeypatch.setattr(server.service.batcher, "_behind", {task})
+        monkeypatch.setattr(
+            server.service.batcher._backlog, "seconds_before", lambda of, *_: 9.0 if of == task else 0.0
+        )
+        answer = b""
+        with socket.create_connection(address(server)) as connection:
+            head = HEAD.replace("/encode", path)
+            connection.sendall(f"{head}Content-Length: {len(IMAGE)}\r\n\r\n".encode())
+            while b"}" not in answer:
+                answer += connection.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"9 seconds of work are queued before it; the limit is 1.5" in answer
 
 
 def test_a_client_that_goes_amid_its_body_leaves_nothing(bundle_folder: Path) -> None:
