@@ -77,10 +77,10 @@ def bombs(prefix: bytes) -> Iterator[Bomb]:
         yield Bomb(f"gzip of {coding}", "/encode", content_type, coded, headers)
         headers = {"Content-Encoding": "deflate"}
         yield Bomb(f"deflate of {coding}", "/encode", content_type, zlib.compress(content, 9), headers)
-    for size in (0, 1):
-        forged = gzip.compress(bytes(1 << 30), 9, mtime=0)[:-4] + size.to_bytes(4, "little")
+    for said in (0, 1):
+        forged = gzip.compress(bytes(1 << 30), 9, mtime=0)[:-4] + said.to_bytes(4, "little")
         headers = {"Content-Encoding": "gzip"}
-        yield Bomb(f"gzip of zeros that says {size} bytes", "/encode", "image/png", forged, headers)
+        yield Bomb(f"gzip of zeros that says {said} bytes", "/encode", "image/png", forged, headers)
     for shape in ("(1000000000000, 28, 28)", "(1, 1099511627776, 1099511627776)", "(" + "1, " * 30 + ")"):
         yield Bomb(f"npy of shape {shape[:30]}", "/encode", NPY, declared_npy(shape))
     yield Bomb("safetensors of huge shape", "/encode", SAFETENSORS, declared_safetensors())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fuzzing.running import HANG_SECONDS
 from fuzzing.targets import NAMES
 
 RESULTS = Path(__file__).parents[2] / "fuzzing" / "results.json"
@@ -24,4 +25,5 @@ def test_every_target_is_there() -> None:
 def test_an_hour_found_no_fault(name: str) -> None:
     kept = KEPT[name]
     assert kept["seconds"] >= SECONDS
+    assert kept["slowest_seconds"] < HANG_SECONDS
     assert {fault: kept[fault] for fault in FAULTS} == dict.fromkeys(FAULTS, 0)
