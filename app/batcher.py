@@ -244,10 +244,11 @@ class Batcher:
         refused for that.
         """
         refusal = None
-        with self._changed:
-            if self.is_full:
+        if self.is_full:
+            with self._changed:
                 refusal = self._too_many("images", self._queued_images + 1, self._max_queued_images)
-            elif task in self._behind:
+        elif task is not None and task in self._behind:
+            with self._changed:
                 refusal = self._too_long(task, 1)
         if refusal:
             raise self._counted(refusal)
