@@ -253,10 +253,10 @@ class Batcher:
         if refusal:
             raise self._counted(refusal)
 
-    def is_behind(self, task: ModelTask) -> bool:
-        """Whether a job of a single image of a task would be refused for the work before it."""
+    def seconds_behind(self, task: ModelTask) -> float:
+        """Return how much more work than may wait there is before a single image of a task, or 0."""
         with self._changed:
-            return self._too_long(task, 1) is not None
+            return max(0.0, self._seconds_before(task, 1) - self._max_queued_seconds)
 
     async def submit(self, task: ModelTask, rows: np.ndarray, deadline: float) -> Answer:
         """Queue rows for a task and wait for its outputs.
@@ -336,14 +336,16 @@ class Batcher:
             return None
 
     def _too_long(self, task: ModelTask, images: int) -> Refusal | None:
-        seconds = self._backlog.seconds_before(task, images, len(self._queues.get(task, ())))
-        limit = self._max_queued_seconds
+        seconds, limit = self._seconds_before(task, images), self._max_queued_seconds
         if seconds <= limit:
             self._behind.discard(task)
             return None
         self._behind.add(task)
         detail = f"{seconds:.3g} seconds of work are queued before it; the limit is {limit:g}"
         return self._overloaded(detail, round(seconds, 3), limit)
+
+    def _seconds_before(self, task: ModelTask, images: int) -> float:
+        return self._backlog.seconds_before(task, images, len(self._queues.get(task, ())))
 
     def _too_many(self, unit: str, value: int, limit: int) -> Refusal:
         return self._overloaded(f"{value} {unit} would be queued; the limit is {limit}", value, limit)

@@ -36,7 +36,7 @@ RECONNECT_SECONDS = 0.05
 OVERTIME_SECONDS = 0.5  # after a deadline, which the engine keeps: it may be that which does not answer
 MISMATCH_SECONDS = 5.0  # between two looks at an engine of other bundles
 PULSE_SECONDS = 1.0  # between two signs of life of an engine
-NEWS_SECONDS = 0.1  # for which a full queue is remembered
+NEWS_SECONDS = 0.1  # for which a full queue is remembered at most
 Asked = tuple[str, str, int] | tuple[()]  # a task, as it is sent; or all of them
 ALL_TASKS: Asked = ()
 
@@ -114,10 +114,11 @@ class EngineServer:
             answer = frame({"id": document["id"], **seconds}, found.arrays)
         except (Problem, MemoryError) as error:
             told = _as_document(error if isinstance(error, Problem) else no_memory())
-            # For which tasks the same would be told now: all, this one or none.
-            behind = document["task"] if self._batcher.is_behind(task) else None
-            full = ALL_TASKS if self._batcher.is_full else behind
-            writer.write(frame({"id": document["id"], "problem": told, "full": full}))
+            # For which tasks the same would be told for how long: all, or this one.
+            is_full = self._batcher.is_full
+            until = NEWS_SECONDS if is_full else min(NEWS_SECONDS, self._batcher.seconds_behind(task))
+            full = {"full": ALL_TASKS if is_full else document["task"], "full_seconds": until}
+            writer.write(frame({"id": document["id"], "problem": told, **full}))
             return
         writer.write(answer)
 
@@ -305,18 +306,14 @@ class RemoteBatcher:
                 continue
             future = self._waiting.get(document["id"])
             if "problem" in document:
-                self._refuse(future, document["problem"], document["full"])
+                self._refuse(future, document)
             elif future is not None and not future.done():
                 future.set_result(Answer(arrays, document["queue"], document["compute"]))
 
-    def _refuse(
-        self,
-        future: asyncio.Future[Answer | Refusal] | None,
-        told: Mapping[str, Any],
-        full: Sequence[Any] | None,
-    ) -> None:
-        if full is not None and told["kind"] == Kind.OVERLOADED.name:
-            self._full[tuple(full)] = told, time.monotonic() + NEWS_SECONDS
+    def _refuse(self, future: asyncio.Future[Answer | Refusal] | None, document: Mapping[str, Any]) -> None:
+        told = document["problem"]
+        if told["kind"] == Kind.OVERLOADED.name:
+            self._full[tuple(document["full"])] = told, time.monotonic() + document["full_seconds"]
         if future is not None and not future.done():
             has_ended = told["kind"] == Kind.NOT_READY.name  # all but its connection
             future.set_result(EngineEndedError if has_ended else partial(_as_problem, told))

@@ -309,11 +309,12 @@ async def test_a_task_that_is_behind_has_room_for_none_until_it_has_for_one_imag
         with pytest.raises(Problem):
             await driver.submit(16)
         driver.batcher.check_room(ENCODE)  # a single image has its share of the next batch
-        assert not driver.batcher.is_behind(ENCODE)
+        assert driver.batcher.seconds_behind(ENCODE) == 0
         waiting += [driver.submit(1) for _ in range(20)]
         with pytest.raises(Problem):
             await driver.submit(1)
-        assert driver.batcher.is_behind(ENCODE)
+        assert driver.batcher.seconds_behind(ENCODE) > 0
+        assert driver.batcher.seconds_behind(DECODE) >= 0
         dropped = driver.dropped("overloaded")
         with pytest.raises(Problem, match="seconds of work are queued before it; the limit is 1e-09"):
             driver.batcher.check_room(ENCODE)

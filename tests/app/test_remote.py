@@ -140,22 +140,41 @@ async def test_a_full_queue_is_told_and_remembered_for_a_moment(
         await asyncio.gather(running, waiting)
 
 
-async def test_a_task_with_too_much_work_before_it_is_remembered_for_a_moment(tmp_path: Path) -> None:
-    async with connected(tmp_path, max_queued_seconds=1e-9) as ends:
-        ends.driver.step()
-        await ends.submit(1)  # from which it is known that a batch takes longer
-        running = ends.submit(1)
-        await ends.driver.launches(2)
-        waiting = [ends.submit(1) for _ in range(20)]
-        with pytest.raises(Problem, match="seconds of work are queued before it"):
+async def test_a_task_with_too_much_work_before_it_is_remembered_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tmp_path, max_queued_seconds=1) as ends:
+        seconds = {(ENCODE, 1): 9.0}
+
+        def seconds_before(task: ModelTask, images: int, jobs: int) -> float:
+            return seconds.get((task, images), 0.0)
+
+        monkeypatch.setattr(ends.driver.batcher._backlog, "seconds_before", seconds_before)
+        with pytest.raises(Problem, match="9 seconds of work are queued before it; the limit is 1"):
             await ends.submit(1)
-        with pytest.raises(Problem, match="seconds of work are queued before it"):
+        with pytest.raises(Problem, match="9 seconds of work are queued before it; the limit is 1"):
             ends.batcher.check_room(ENCODE)
         assert ends.dropped("overloaded") == 1
         ends.batcher.check_room(DECODE)
         ends.batcher.check_room()
-        ends.driver.step(10)
-        await asyncio.gather(running, *waiting, return_exceptions=True)
+        seconds[ENCODE, 1] = 1 + 1e-9
+        with pytest.raises(Problem):
+            await ends.submit(1)
+        await asyncio.sleep(0.001)
+        ends.batcher.check_room(ENCODE)  # as long as what is too much is not worked off
+
+
+async def test_a_large_request_with_too_much_work_before_it_does_not_keep_small_ones_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(tmp_path, max_queued_seconds=1) as ends:
+        before = {1: 0.0, 16: 9.0}
+        monkeypatch.setattr(
+            ends.driver.batcher._backlog, "seconds_before", lambda task, images, jobs: before[images]
+        )
+        with pytest.raises(Problem, match="9 seconds of work are queued before it; the limit is 1"):
+            await ends.submit(16)
+        ends.batcher.check_room(ENCODE)
 
 
 async def test_the_rows_of_a_refused_request_are_let_go_of_with_it(
@@ -196,6 +215,7 @@ async def test_a_large_request_that_is_refused_does_not_keep_small_ones_out(tmp_
         with pytest.raises(Problem, match="5 images would be queued; the limit is 4"):
             await ends.submit(3)
         ends.batcher.check_room()
+        ends.batcher.check_room(ENCODE)
         ends.driver.step(10)
         await asyncio.gather(running, waiting)
 
@@ -453,7 +473,7 @@ async def test_what_comes_too_late_is_let_go(tmp_path: Path) -> None:
         gone = ends.submit(1)
         await ends.driver.launches()
         ends.batcher._waiting.clear()
-        ends.batcher._refuse(None, {"kind": "DEADLINE", "detail": "late"}, False)
+        ends.batcher._refuse(None, {"problem": {"kind": "DEADLINE", "detail": "late"}})
         ends.batcher._cancel(999)  # which the engine does not know either
         ends.driver.step(10)
         assert len((await ends.submit(1)).arrays[0]) == 1
