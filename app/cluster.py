@@ -31,6 +31,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.batcher import Batcher
 from app.engine import build_engine
+from app.interpreter import tune_interpreter
 from app.logs import log_as
 from app.metrics import Metrics
 from app.processes import FOLDER_VARIABLE, keep_figures_as, note_process
@@ -44,7 +45,6 @@ from app.service import (
     is_hopeless,
     load_bundles,
     new_batcher,
-    tune_interpreter,
 )
 from app.settings import Settings
 

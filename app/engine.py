@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from app.batcher import Arrays, Pending
 from app.cuda import CudaEngine
+from app.interpreter import PromptReturn
 from app.operations import GRAPHABLE, ModelTask, Operation, Outputs, example_rows, run_operation
 from app.settings import Precision, Settings
 from models.bundle import Bundle
@@ -64,6 +65,7 @@ class CpuEngine:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._graphs: dict[ModelTask, Callable[[Tensor], Outputs]] = {}
         self._threads = threads
+        self._prompt_return = PromptReturn()
 
     def __str__(self) -> str:
         return f"cpu, {self._threads or torch.get_num_threads()} thread(s), {self._precision}"
@@ -117,7 +119,7 @@ class CpuEngine:
         is_ready = len(parts) == 1 and parts[0].flags.writeable
         rows = parts[0] if is_ready else joined_rows(parts)
         inputs, graph = torch.from_numpy(rows), self._graphs.get(task)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._prompt_return:
             outputs = graph(inputs) if graph else self._run(task, inputs)
         return Done(tuple(output.numpy() for output in outputs))
 

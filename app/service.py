@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from app.cuda import CudaEngine
 from app.engine import CpuEngine, build_engine
 from app.errors import Kind, Problem
 from app.intake import Intake
+from app.interpreter import tune_interpreter
 from app.metrics import Metrics
 from app.negotiation import Limits, values_of_rows
 from app.operations import GRAPHABLE, ModelTask, Operation
@@ -40,7 +39,6 @@ from models.bundle import Bundle, BundleConfig, BundleError, bundle_path, load_b
 T = TypeVar("T")
 log = logging.getLogger("vaeserve")
 EXPECTED = (BundleError, CodecError, ValueError)  # faults whose message says it all
-SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth within a batch
 WATCH_AFTER_SECONDS = 0.02  # most answers are there before
 ENGINE_OPERATIONS = (*GRAPHABLE, Operation.SCORE)
 STUCK_SECONDS = 5.0  # beyond the deadline, which every request that waits for a batch has passed by then
@@ -282,17 +280,6 @@ def patience_seconds(settings: Settings) -> float:
 def is_hopeless(stuck_seconds: float, settings: Settings) -> bool:
     """Return whether nothing has come from a device for so long that nothing will."""
     return stuck_seconds > HOPELESS_TIMES * patience_seconds(settings)
-
-
-def tune_interpreter() -> None:
-    """Keep the event loop and the engine's thread from waiting for each other; call it once all is loaded.
-
-    No garbage is looked for in what is loaded, which would stop the process for a tenth of a second. A thread
-    that wants the interpreter's lock, as the engine's does at every batch, asks for it after SWITCH_SECONDS.
-    """
-    gc.collect()
-    gc.freeze()
-    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def new_batcher(engine: CpuEngine | CudaEngine, settings: Settings, metrics: Metrics) -> Batcher:

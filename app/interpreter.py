@@ -1,0 +1,47 @@
+"""The interpreter's lock, which the event loop's thread and the engine's take in turns.
+
+A thread that wants the lock asks for it after the switch interval, and begins to count anew whenever the one
+that has it lets go of it for a moment. The event loop does that at every event: while it is busy, an engine
+whose batch has ended would come by the lock milliseconds later, with the device idle meanwhile.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+
+SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth within a batch
+PROMPT_SECONDS = 0.00005  # less than the event loop holds the lock at once, as a rule
+LONG_SECONDS = 0.003  # of a call, after which the next one's thread is not to wait for the lock
+
+
+def tune_interpreter() -> None:
+    """Keep the event loop and the engine's thread from waiting for each other; call it once all is loaded.
+
+    No garbage is looked for in what is loaded, which would stop the process for a tenth of a second. A thread
+    that wants the interpreter's lock asks for it after SWITCH_SECONDS.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
+class PromptReturn:
+    """A block that computes without the interpreter's lock, and has it back soon where it computes long.
+
+    How long is told from the block before. What is short had better wait, while more requests come for the
+    next batch: that takes fewer turns.
+    """
+
+    def __init__(self) -> None:
+        self._started = self._seconds = 0.0
+
+    def __enter__(self) -> None:
+        if self._seconds > LONG_SECONDS:
+            sys.setswitchinterval(PROMPT_SECONDS)
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds = time.perf_counter() - self._started
+        sys.setswitchinterval(SWITCH_SECONDS)
