@@ -30,8 +30,8 @@ def tune_interpreter() -> None:
 class PromptReturn:
     """A block that computes without the interpreter's lock, and has it back soon where it computes long.
 
-    How long is told from the block before. What is short had better wait, while more requests come for the
-    next batch: that takes fewer turns.
+    How long is told from the block before, by the thread's own time: it may have waited for the lock itself.
+    What is short had better wait, while more requests come for the next batch: that takes fewer turns.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class PromptReturn:
     def __enter__(self) -> None:
         if self._seconds > LONG_SECONDS:
             sys.setswitchinterval(PROMPT_SECONDS)
-        self._started = time.perf_counter()
+        self._started = time.thread_time()
 
     def __exit__(self, *_: object) -> None:
-        self._seconds = time.perf_counter() - self._started
+        self._seconds = time.thread_time() - self._started
         sys.setswitchinterval(SWITCH_SECONDS)

@@ -25,7 +25,7 @@ def kept_interval() -> Iterator[None]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(interpreter.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(interpreter.time, "thread_time", lambda: now[0])
     return now
 
 
