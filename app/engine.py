@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class CpuEngine:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._graphs: dict[ModelTask, Callable[[Tensor], Outputs]] = {}
         self._threads = threads
-        self._prompt_return = PromptReturn()
+        self._returns: defaultdict[tuple[str, Operation], PromptReturn] = defaultdict(PromptReturn)
 
     def __str__(self) -> str:
         return f"cpu, {self._threads or torch.get_num_threads()} thread(s), {self._precision}"
@@ -119,7 +120,7 @@ class CpuEngine:
         is_ready = len(parts) == 1 and parts[0].flags.writeable
         rows = parts[0] if is_ready else joined_rows(parts)
         inputs, graph = torch.from_numpy(rows), self._graphs.get(task)
-        with torch.inference_mode(), self._prompt_return:
+        with torch.inference_mode(), self._returns[task.model, task.operation]:
             outputs = graph(inputs) if graph else self._run(task, inputs)
         return Done(tuple(output.numpy() for output in outputs))
 

@@ -11,16 +11,16 @@ import gc
 import sys
 import time
 
-SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth within a batch
+SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth while a batch is prepared
 PROMPT_SECONDS = 0.00005  # less than the event loop holds the lock at once, as a rule
-LONG_SECONDS = 0.003  # of a call, after which the next one's thread is not to wait for the lock
+LONG_SECONDS = 0.003  # of a block, after which the next one has the lock back soon
 
 
 def tune_interpreter() -> None:
     """Keep the event loop and the engine's thread from waiting for each other; call it once all is loaded.
 
     No garbage is looked for in what is loaded, which would stop the process for a tenth of a second. A thread
-    that wants the interpreter's lock asks for it after SWITCH_SECONDS.
+    that wants the interpreter's lock asks for it after SWITCH_SECONDS, but for what PromptReturn says.
     """
     gc.collect()
     gc.freeze()
@@ -28,20 +28,22 @@ def tune_interpreter() -> None:
 
 
 class PromptReturn:
-    """A block that computes without the interpreter's lock, and has it back soon where it computes long.
+    """A block that computes, mostly without the interpreter's lock, and has it back soon if it computes long.
 
     How long is told from the block before, by the thread's own time: it may have waited for the lock itself.
     What is short had better wait, while more requests come for the next batch: that takes fewer turns.
     """
 
     def __init__(self) -> None:
-        self._started = self._seconds = 0.0
+        self._is_long = False
+        self._started = 0.0
 
     def __enter__(self) -> None:
-        if self._seconds > LONG_SECONDS:
+        if self._is_long:
             sys.setswitchinterval(PROMPT_SECONDS)
         self._started = time.thread_time()
 
     def __exit__(self, *_: object) -> None:
-        self._seconds = time.thread_time() - self._started
-        sys.setswitchinterval(SWITCH_SECONDS)
+        if self._is_long:
+            sys.setswitchinterval(SWITCH_SECONDS)
+        self._is_long = time.thread_time() - self._started > LONG_SECONDS
