@@ -1,7 +1,9 @@
 """`python -m benchmarks.serving.open_loop`: latencies at offered loads up to twice the peak, and beside bulk.
 
-The peak is that of a closed loop, by wrk; the loads are Poisson's, as parts of it. Writes open_loop.json,
-open_loop.md and open_loop.png.
+The peak is that of a closed loop, by wrk; the loads are parts of it. Below the peak wrk's connections think
+for random times; past it those of h2load send by the clock, and a slow client of our own looks whether those
+that are refused are told when to come again. That client sends what is measured beside bulk as well. Writes
+open_loop.json, open_loop.md and open_loop.png.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.serving import h2load, wrk
 from benchmarks.serving.contenders import SERVERS, Server
 from benchmarks.serving.machine import describe_run
 from benchmarks.serving.material import Material, material_of
@@ -42,13 +46,33 @@ from models.bundle import bundle_path, load_bundle
 LOADS = (0.02, 0.25, 0.5, 0.75, 0.9, 2.0)  # of the peak
 BULK_IMAGES = 5000
 SMALL_PER_SECOND = 40.0
-MAX_QUEUED_IMAGES = 1024  # of ours: a third of a second, here
-LATE_SECONDS = 0.02  # a generator that is later has no CPU left, and its figures say nothing of the server
+PROBES_PER_SECOND = 20.0
+QUEUED_SECONDS = "0.1"  # of work that may wait, of ours
+OK, REFUSALS = 200, (429, 503)
 REST_SECONDS = 60.0  # after an overload
 QUANTILES = {"p50": "p50", "p99": "p99", "p99_9": "p99.9"}  # as in a row's keys, and as they are called
+COLUMNS = (
+    *("of peak", "asked/s", "offered/s", "answered/s"),
+    *(f"{quantile} ms" for quantile in QUANTILES.values()),
+    *("refused", "p99 of it", "failed"),
+)
 RESULTS = Path("benchmarks/serving/results")
 PEERS = ("fastapi", "fastapi, batched", "litserve", "bentoml", "ray serve")
 CONTENDERS = {"vaeserve": (PNG_BASE64, NPY_16), **dict.fromkeys(PEERS, (PNG_BASE64,))}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is kept of a load. Where wrk took the latencies, they are of refusals as well."""
+
+    offered_per_second: float
+    answered_per_second: float  # with 200
+    p50_seconds: float | None
+    p99_seconds: float | None
+    p99_9_seconds: float | None
+    refused: int
+    refused_p99_seconds: float | None
+    failed: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     facts = describe_run("benchmarks.serving.open_loop", arguments)
     try:
+        h2load.require()
         with TemporaryDirectory(prefix="vaeserve-benchmark-") as folder:
             found = measure(Setup(options.bundle, 1, None, None, Path(folder)), options.seconds)
     except BenchmarkError as error:
@@ -77,28 +102,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(setup: Setup, seconds: int) -> dict[str, Any]:
     """Return a row for each contender, workload and load, and what bulk does to small requests."""
     material = material_of(load_bundle(bundle_path(setup.bundle)), SAMPLES, SAMPLE_SEED)
-    rows: list[dict[str, Any]] = []
-    bulk: dict[str, Any] = {}
     written = {workload: write_posts(workload, material, setup.folder) for workload in (PNG_BASE64, NPY_16)}
+    servers = {server.name: server for server in SERVERS}
+    bulky = _with(
+        servers["vaeserve"], VAE_MAX_QUEUED_IMAGES=str(4 * BULK_IMAGES), VAE_MAX_IMAGES=str(BULK_IMAGES)
+    )
+    servers["vaeserve"] = _with(servers["vaeserve"], VAE_MAX_QUEUED_SECONDS=QUEUED_SECONDS)
+    rows: list[dict[str, Any]] = []
     for name, workloads in CONTENDERS.items():
-        server = _limited(next(server for server in SERVERS if server.name == name), MAX_QUEUED_IMAGES)
-        if not server.can_run():
-            continue
-        with started_server(replace(server, paths=_paths(server, workloads)), setup) as running:
-            for workload in workloads:
-                rows += _loads(running, written[workload], seconds)
-        if name == "vaeserve":
-            server = _limited(server, 4 * BULK_IMAGES)
+        server = replace(servers[name], paths=_paths(servers[name], workloads))
+        if server.can_run():
             with started_server(server, setup) as running:
-                bulk = _beside_bulk(running, written[PNG_BASE64], material, seconds)
+                for workload in workloads:
+                    rows += _loads(running, written[workload], seconds)
+    with started_server(bulky, setup) as running:
+        bulk = _beside_bulk(running, written[PNG_BASE64], material, seconds)
     return {"loads": rows, "beside_bulk": bulk}
 
 
-def _limited(server: Server, max_queued_images: int) -> Server:
-    if server.name != "vaeserve":
-        return server
-    limits = {"VAE_MAX_QUEUED_IMAGES": str(max_queued_images), "VAE_MAX_IMAGES": str(BULK_IMAGES)}
-    return replace(server, environment={**server.environment, **limits})
+def _with(server: Server, **settings: str) -> Server:
+    return replace(server, environment={**server.environment, **settings})
 
 
 def _paths(server: Server, workloads: Sequence[Workload]) -> dict[Workload, str]:
@@ -113,13 +136,38 @@ def _loads(running: RunningServer, posts: Posts, seconds: int) -> list[dict[str,
     peak = statistics.median(sample.requests / sample.seconds for sample in closed)
     rows = []
     for load in LOADS:
-        answers = _offered(running, posts, load * peak, seconds)
-        rows.append({"contender": running.server.name, "workload": posts.workload.name, "load": load})
-        rows[-1] |= {"peak_per_second": peak} | figures(answers)
+        found = (_below_peak if load < 1 else _past_peak)(running, posts, load * peak, seconds)
+        asked = {"load": load, "peak_per_second": peak, "asked_per_second": load * peak}
+        rows.append({"contender": running.server.name, "workload": posts.workload.name, **asked, **found})
         print(row_of(rows[-1]), flush=True)
     rows[-1]["lone_request_taken_after_seconds"] = _seconds_until_taken(running, posts)
     case.check()
     return rows
+
+
+def _below_peak(running: RunningServer, posts: Posts, per_second: float, seconds: int) -> dict[str, Any]:
+    cpus = running.setup.load_cpus
+    offered = wrk.offer(running.url(posts.workload), posts.workload, posts.files, per_second, seconds, cpus)
+    return asdict(of_wrk(offered))
+
+
+def _past_peak(running: RunningServer, posts: Posts, per_second: float, seconds: int) -> dict[str, Any]:
+    workload, setup = posts.workload, running.setup
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(
+            h2load.offer,
+            running.url(workload),
+            workload,
+            posts.files[0],
+            per_second,
+            seconds,
+            setup.folder,
+            setup.load_cpus,
+        )
+        time.sleep(h2load.RAMP_SECONDS)
+        probes = offer(running.port, _requests(running, posts), PROBES_PER_SECOND, seconds)
+        sent = load.result()
+    return {**asdict(of_h2load(sent, seconds)), "probes": probed(probes)}
 
 
 def _seconds_until_taken(running: RunningServer, posts: Posts) -> float:
@@ -141,36 +189,66 @@ def _requests(running: RunningServer, posts: Posts) -> list[bytes]:
     ]
 
 
-def _offered(running: RunningServer, posts: Posts, per_second: float, seconds: int) -> Answers:
-    return offer(running.port, _requests(running, posts), per_second, seconds)
+def of_wrk(offered: wrk.Offered) -> Figures:
+    """Return what wrk found."""
+    return Figures(
+        offered_per_second=(offered.answered + offered.refused + offered.failed) / offered.seconds,
+        answered_per_second=offered.answered / offered.seconds,
+        p50_seconds=offered.p50_seconds,
+        p99_seconds=offered.p99_seconds,
+        p99_9_seconds=offered.p99_9_seconds,
+        refused=offered.refused,
+        refused_p99_seconds=None,
+        failed=offered.failed,
+    )
 
 
-def figures(answers: Answers) -> dict[str, Any]:
-    """Return what is kept of an open loop's answers; latencies in seconds."""
-    good, refused = answers.latencies(200), answers.latencies(429)
-    others = len(answers.status) - len(good) - len(refused)
-    p50, p99, p999 = np.percentile(good, (50, 99, 99.9)).tolist() if len(good) else (None,) * 3
-    late = float(np.percentile(answers.late, 99)) if answers.late else 0.0
-    return {
-        "offered_per_second": answers.offered_per_second,
-        "answered_per_second": len(good) / answers.seconds,
-        "p50_seconds": p50,
-        "p99_seconds": p99,
-        "p99_9_seconds": p999,
-        "refused": len(refused),
-        "refused_p99_seconds": float(np.percentile(refused, 99)) if len(refused) else None,
-        "refused_with_retry_after": sum(answers.has_retry_after),
-        "neither": others,
-        "late_p99_seconds": late,
-        "generator_kept_up": late <= LATE_SECONDS,
-    }
+def of_h2load(sent: h2load.Sent, seconds: int) -> Figures:
+    """Return what h2load found once its connections were there, until none had sent its last request."""
+    begin, end = h2load.RAMP_SECONDS, h2load.RAMP_SECONDS + seconds
+    ended, is_sent = sent.between(begin, end), (sent.at >= begin) & (sent.at < end)
+    return _figures(ended.status, ended.seconds, is_sent.sum() / seconds, seconds)
+
+
+def of_answers(answers: Answers) -> Figures:
+    """Return what our own client found."""
+    status, latency = np.array(answers.status), np.array(answers.latency)
+    return _figures(status, latency, answers.offered_per_second, answers.seconds)
+
+
+def _figures(status: np.ndarray, latency: np.ndarray, per_second: float, seconds: float) -> Figures:
+    good, refused = latency[status == OK], latency[np.isin(status, REFUSALS)]
+    p50, p99, p99_9 = np.percentile(good, (50, 99, 99.9)).tolist() if len(good) else (None,) * 3
+    return Figures(
+        offered_per_second=float(per_second),
+        answered_per_second=len(good) / seconds,
+        p50_seconds=p50,
+        p99_seconds=p99,
+        p99_9_seconds=p99_9,
+        refused=len(refused),
+        refused_p99_seconds=float(np.percentile(refused, 99)) if len(refused) else None,
+        failed=len(status) - len(good) - len(refused),
+    )
+
+
+def probed(answers: Answers) -> dict[str, int]:
+    """Return how many requests a slow client sent, and how many of them were refused, with Retry-After."""
+    refusals = [
+        has for status, has in zip(answers.status, answers.has_retry_after, strict=True) if status in REFUSALS
+    ]
+    return {"sent": len(answers.status), "refused": len(refusals), "with_retry_after": sum(refusals)}
 
 
 def _beside_bulk(running: RunningServer, posts: Posts, material: Material, seconds: int) -> dict[str, Any]:
     rows = np.arange(BULK_IMAGES) % len(material.images)
-    alone = figures(_offered(running, posts, SMALL_PER_SECOND, seconds))
+    requests = _requests(running, posts)
+
+    def small() -> dict[str, Any]:
+        return asdict(of_answers(offer(running.port, requests, SMALL_PER_SECOND, seconds)))
+
+    alone = small()
     with _bulk(running.port, material.images[rows]) as counted:
-        beside = figures(_offered(running, posts, SMALL_PER_SECOND, seconds))
+        beside = small()
     return {"images": BULK_IMAGES, "alone": alone, "beside": beside, "bulk_requests": len(counted)}
 
 
@@ -205,8 +283,8 @@ def _bulk(port: int, images: np.ndarray) -> Iterator[list[int]]:
 def markdown(found: Mapping[str, Any]) -> str:
     """Return the tables."""
     lines = [
-        "| | offered/s | of peak | answered/s | p50 ms | p99 ms | p99.9 ms | refused | p99 of it | failed |",
-        "| --- |" + " ---: |" * 9,
+        f"| | {' | '.join(COLUMNS)} |",
+        "| --- |" + " ---: |" * len(COLUMNS),
         *(row_of(row) for row in found["loads"]),
         "",
     ]
@@ -217,24 +295,26 @@ def markdown(found: Mapping[str, Any]) -> str:
         f" {_ms(alone['p99_seconds'])} ms alone, {_ms(beside['p50_seconds'])} and"
         f" {_ms(beside['p99_seconds'])} ms beside a connection that sends {bulk['images']:,} images again"
         f" and again ({bulk['bulk_requests']} times). Not answered with 200:"
-        f" {sum(part['refused'] + part['neither'] for part in (alone, beside))}.",
+        f" {sum(part['refused'] + part['failed'] for part in (alone, beside))}.",
     ]
+    for row in found["loads"]:
+        if "probes" in row:
+            probes = row["probes"]
+            lines += [
+                "",
+                f"{row['contender']}: {row['workload']}, {row['load']:g} of the peak: of {probes['sent']}"
+                f" requests of a slow client {probes['refused']} were refused,"
+                f" {probes['with_retry_after']} with Retry-After.",
+            ]
     return "\n".join(lines) + "\n"
 
 
 def row_of(row: Mapping[str, Any]) -> str:
     """Return a line of the table."""
-    name = f"{row['contender']}: {row['workload']}"
-    if not row["generator_kept_up"]:
-        name += " (the generator was late)"
-    cells = [
-        name,
-        f"{row['offered_per_second']:,.0f}",
-        f"{row['load']:g}",
-        f"{row['answered_per_second']:,.0f}",
-    ]
+    cells = [f"{row['contender']}: {row['workload']}", f"{row['load']:g}"]
+    cells += [f"{row[f'{what}_per_second']:,.0f}" for what in ("asked", "offered", "answered")]
     cells += [_ms(row[f"{quantile}_seconds"]) for quantile in QUANTILES]
-    cells += [f"{row['refused']:,}", _ms(row["refused_p99_seconds"]), f"{row['neither']:,}"]
+    cells += [f"{row['refused']:,}", _ms(row["refused_p99_seconds"]), f"{row['failed']:,}"]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -69,10 +69,13 @@ class RunningServer:
     process: Process
     port: int
 
+    def url(self, workload: Workload) -> str:
+        """Return where it takes a workload's requests."""
+        return f"http://127.0.0.1:{self.port}{self.server.paths[workload]}"
+
     def case(self, posts: Posts) -> Case:
         """Return this server under a workload."""
-        workload = posts.workload
-        url = f"http://127.0.0.1:{self.port}{self.server.paths[workload]}"
+        workload, url = posts.workload, self.url(posts.workload)
 
         def measure(seconds: int) -> Sample:
             before = self.process.cpu_seconds()

@@ -1,6 +1,10 @@
 -- Sends a request for each body file in turn and ends with one line of JSON.
--- Arguments: method, content type, accepted type, content coding or "", "counted" or "", body files. Counted are
--- the images of every answer, as the shape of its first tensor in safetensors says.
+-- Arguments: method, content type, accepted type, content coding or "", "counted" or "", the connections, their mean
+-- milliseconds of thought or "", body files. Counted are the images of every answer, as the shape of its first tensor
+-- in safetensors says. Before each request a connection thinks for an exponential time, before its first for
+-- SETTLING_MS more, until when the server has accepted all of them; never so long that it would be closed as idle.
+local SETTLING_MS = 1000 -- as in wrk.py
+local MOST_MS = 4000
 local posts, turn, threads = {}, 0, {}
 
 function setup(thread)
@@ -14,7 +18,15 @@ function init(args)
          images = images + (tonumber(body:match('"shape":%s*%[(%d+)')) or 0)
       end
    end
-   for i = 6, #args do
+   local unsettled, thought_ms = tonumber(args[6]), tonumber(args[7])
+   if thought_ms then
+      function delay()
+         local settling_ms = unsettled > 0 and SETTLING_MS or 0
+         unsettled = unsettled - 1
+         return math.floor(math.min(settling_ms - thought_ms * math.log(1 - math.random()), MOST_MS) + 0.5)
+      end
+   end
+   for i = 8, #args do
       local file = assert(io.open(args[i], "rb"))
       local headers = { ["Content-Type"] = args[2], ["Accept"] = args[3] }
       if args[4] ~= "" then headers["Content-Encoding"] = args[4] end
@@ -35,6 +47,7 @@ function done(summary, latency, requests)
       string.format('"seconds": %.6f', summary.duration / 1e6),
       string.format('"p50_seconds": %.6f', latency:percentile(50) / 1e6),
       string.format('"p99_seconds": %.6f', latency:percentile(99) / 1e6),
+      string.format('"p99_9_seconds": %.6f', latency:percentile(99.9) / 1e6),
    }
    local counted = threads[1]:get("images")
    if counted then fields[#fields + 1] = string.format('"images": %d', counted) end

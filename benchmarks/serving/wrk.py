@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks.serving.processes import BenchmarkError, pinned
 from benchmarks.serving.workloads import Workload
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
+MAX_THINKING = 1024  # connections of an open loop
+THOUGHT_SECONDS = 1.0  # of each, or as much more as that many connections ask for
+SETTLING_SECONDS = 1  # as in wrk.lua
 ANSWER_SECONDS = 30  # an answer later than this is an error
 FIRST_REFUSAL = 400  # of the statuses
 MISSING = "wrk is not installed; on Debian and Ubuntu: apt-get install wrk"
@@ -30,6 +34,19 @@ class Load:
     images: int | None = None  # of the answers, where requests differ in theirs
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What wrk saw of requests that came at random times. The latencies are of answers and refusals alike."""
+
+    seconds: float
+    answered: int
+    refused: int  # with a status of 400 or more
+    failed: int  # without an answer
+    p50_seconds: float
+    p99_seconds: float
+    p99_9_seconds: float
+
+
 def version() -> str:
     """Return wrk's version; raise BenchmarkError saying how to install it where there is none."""
     if shutil.which("wrk") is None:
@@ -40,11 +57,38 @@ def version() -> str:
 
 def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cpus: str | None) -> Load:
     """Send a workload's bodies to `url` for some seconds; raise BenchmarkError for any failed request."""
-    command = ["wrk", "--threads", "1", "--connections", str(workload.connections)]
+    shown = _run(url, workload, bodies, workload.connections, None, seconds, cpus)
+    what = f"{workload.name} to {url} for {seconds} s"
+    return parse(shown, what, are_refused=workload.status >= FIRST_REFUSAL)
+
+
+def offer(
+    url: str, workload: Workload, bodies: Sequence[Path], per_second: float, seconds: int, cpus: str | None
+) -> Offered:
+    """Send so many requests a second at random times, from connections that mostly think; count what fails.
+
+    As long as an answer takes a small part of a connection's thought, the times are Poisson's.
+    """
+    connections = min(MAX_THINKING, math.ceil(per_second * THOUGHT_SECONDS))
+    thought = connections / per_second
+    shown = _run(url, workload, bodies, connections, thought, seconds + SETTLING_SECONDS, cpus)
+    return parse_offered(shown, seconds)
+
+
+def _run(
+    url: str,
+    workload: Workload,
+    bodies: Sequence[Path],
+    connections: int,
+    thought_seconds: float | None,
+    seconds: int,
+    cpus: str | None,
+) -> str:
+    command = ["wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", f"{ANSWER_SECONDS}s", "--script", str(SCRIPT), url]
     command += ["--", workload.method, workload.content_type, workload.accept, workload.coding]
-    command.append("counted" if workload.are_counted else "")
-    command += map(str, bodies)
+    command += ["counted" if workload.are_counted else "", str(connections)]
+    command += ["" if thought_seconds is None else f"{1e3 * thought_seconds:.3f}", *map(str, bodies)]
     timeout = seconds + 2 * ANSWER_SECONDS
     try:
         shown = subprocess.run(
@@ -54,8 +98,7 @@ def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cp
         raise BenchmarkError(f"wrk has not ended after {timeout} s: {shlex.join(command)}") from None
     if shown.returncode != 0:
         raise BenchmarkError(f"wrk ended with status {shown.returncode}: {shown.stderr or shown.stdout}")
-    what = f"{workload.name} to {url} for {seconds} s"
-    return parse(shown.stdout, what, are_refused=workload.status >= FIRST_REFUSAL)
+    return shown.stdout
 
 
 def parse(output: str, what: str, *, are_refused: bool = False) -> Load:
@@ -67,4 +110,13 @@ def parse(output: str, what: str, *, are_refused: bool = False) -> Load:
     if failed or not found["requests"]:
         listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items())
         raise BenchmarkError(f"{what}: {found['requests']} requests answered, {listed or 'no errors'}")
-    return Load(**{name: value for name, value in found.items() if not name.endswith("_errors")})
+    return Load(**{kept.name: found[kept.name] for kept in fields(Load) if kept.name in found})
+
+
+def parse_offered(output: str, seconds: float) -> Offered:
+    """Read the line that wrk.lua ends with, of a load of some seconds after the settling."""
+    found = json.loads(output.splitlines()[-1])
+    refused = found["status_errors"]
+    failed = sum(count for name, count in found.items() if name.endswith("_errors")) - refused
+    quantiles = (found[f"{name}_seconds"] for name in ("p50", "p99", "p99_9"))
+    return Offered(seconds, found["requests"] - refused, refused, failed, *quantiles)

@@ -28,7 +28,11 @@ def figures() -> dict[str, float]:
 
 
 def test_each_process_has_its_own_series(folder: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", "input('started')"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.read(7) == b"started"  # the kernel counts no resident page at once after the exec
         note_process(folder, "engine", other.pid, restarts=2)
         note_process(folder, "front-end-1", os.getpid())
         found = figures()
