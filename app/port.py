@@ -1,4 +1,8 @@
-"""Closing a port without a loss: the kernel takes nobody new first.
+"""Opening and closing a port so that nobody waits at it for long, and nobody is lost.
+
+The event loop takes one connection a turn, as libuv does, https://github.com/libuv/libuv/pull/3696. In an
+overload a turn lasts as long as answering all of a thousand connections, and who comes last would wait for as
+many turns as there are before it. So whoever else waits is taken in the same turn.
 
 Closing a listening socket resets the connections that nobody has accepted, and those that are being made. So
 it is first bound to a network interface that does not exist: who asks from then on is refused, as if the
@@ -8,8 +12,10 @@ is left to be reset, unless the network takes longer than that moment.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 log = logging.getLogger("vaeserve")
@@ -31,8 +37,47 @@ def take_no_new(listener: socket.socket) -> None:
 
 def accepted(listener: socket.socket) -> list[socket.socket]:
     """Accept what waits, and close the listening socket, which does not block."""
+    with listener:
+        return _waiting(listener)
+
+
+class PromptTaking:
+    """Takes all who wait at listening sockets, once it is told that one was taken."""
+
+    def __init__(self, listeners: Sequence[socket.socket], make: Callable[[], asyncio.Protocol]) -> None:
+        self._listeners, self._make = listeners, make
+        self._loop = asyncio.get_running_loop()
+        self._is_due = False
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def look(self) -> None:
+        """Take who else waits, in this turn of the event loop."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._take)
+
+    def close(self) -> None:
+        """Close the listening sockets."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = ()
+
+    def _take(self) -> None:
+        for listener in self._listeners:
+            for connection in _waiting(listener):
+                task = self._loop.create_task(self._connect(connection))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
+        self._is_due = False
+
+    async def _connect(self, connection: socket.socket) -> None:
+        with suppress(OSError):  # its client has gone
+            await self._loop.connect_accepted_socket(self._make, connection)
+
+
+def _waiting(listener: socket.socket) -> list[socket.socket]:
     taken = []
-    with listener, suppress(OSError):  # none is left, or no descriptor for it
+    with suppress(OSError):  # none is left, or no descriptor for it
         while True:
             taken.append(listener.accept()[0])
     return taken

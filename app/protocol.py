@@ -15,6 +15,7 @@ import asyncio
 import fcntl
 import termios
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, cast
@@ -84,8 +85,16 @@ class JoinedWrites:
 class PromptProtocol(HttpToolsProtocol):
     """Closes connections whose clients are too slow, and counts them by cause."""
 
-    def __init__(self, *arguments: Any, patience: Patience, closed: Counter, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        patience: Patience,
+        closed: Counter,
+        taken: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
+        self._taken = taken
         self._seconds: dict[Stage, float] = {"head": patience.head, "body": patience.body}
         self._reading_seconds, self._closed = patience.reading, closed
         self._unparsed: deque[bytes | memoryview] = deque()  # that are yet to be parsed
@@ -104,6 +113,7 @@ class PromptProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request."""
         super().connection_made(transport)
+        self._taken()
         self._wait()
         self._look_later()
 

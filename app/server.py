@@ -29,7 +29,7 @@ from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
 from app.document import build_document
 from app.guard import ANY, Guard
 from app.observation import ObservedRequests, expect_requests
-from app.port import accepted, take_no_new
+from app.port import PromptTaking, accepted, take_no_new
 from app.protocol import Patience, PromptProtocol
 from app.routes import ROUTERS
 from app.service import Service
@@ -119,11 +119,12 @@ class Server(uvicorn.Server):
         self._drain_delay_seconds = settings.drain_delay_seconds
         self._closes_at = float("inf")
         self._closes_port = closes_port
+        self._taking: PromptTaking | None = None  # once the port is open
         # A body that is late is answered first: then there is a moment for the client to read that.
         body_seconds = settings.deadline_seconds + ANSWER_SECONDS
         patience = Patience(settings.head_seconds, body_seconds, settings.reading_seconds)
         closed = self._service.metrics.closed_connections
-        protocol = partial(PromptProtocol, patience=patience, closed=closed)
+        protocol = partial(PromptProtocol, patience=patience, closed=closed, taken=self._look_who_waits)
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -157,6 +158,26 @@ class Server(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load and listen; take all who wait at the port at once, unless other processes take them too."""
+        await super().startup(sockets)
+        if sockets is None:
+            listening = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listening]
+            self._taking = PromptTaking(listening, self._new_protocol)
+
+    def _look_who_waits(self) -> None:
+        if self._taking is not None:
+            self._taking.look()
+
+    @property
+    def _listening(self) -> list[socket.socket]:
+        return [each for server in self.servers for each in server.sockets]
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        state, app_state = self.server_state, self.lifespan.state
+        return protocol(config=self.config, server_state=state, app_state=app_state)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take the connections that closing the port would reset; then stop."""
         try:
@@ -166,7 +187,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
-        listening = [each for server in self.servers for each in server.sockets]
+        if self._taking is not None:
+            self._taking.close()
+        listening = self._listening
         if not self._closes_port():  # told with all the others, it may be the first to stop
             await asyncio.sleep(CLOSING_SECONDS)
         for each in listening if self._closes_port() else ():
@@ -178,13 +201,10 @@ class Server(uvicorn.Server):
         for ours in sockets:
             ours.close()
         taken = [connection for copy in copies for connection in accepted(copy)]
-        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        state, app_state = self.server_state, self.lifespan.state
-        make = partial(protocol, config=self.config, server_state=state, app_state=app_state)
         loop = asyncio.get_running_loop()
         for connection in taken:
             with suppress(OSError):  # its client has gone
-                await loop.connect_accepted_socket(make, connection)
+                await loop.connect_accepted_socket(self._new_protocol, connection)
         for _ in range(_ROUNDS):
             await asyncio.sleep(0)
 

@@ -334,6 +334,8 @@ class _Watch:
         self._begin.cancel()
         if self._watching is not None:
             self._watching.cancel()
+            # Its cancelling has this object in its traceback: a circle, which would stay as garbage.
+            self._watching = None
 
     def _watch(self) -> None:
         self._watching = asyncio.ensure_future(self._until_departure())

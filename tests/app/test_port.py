@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+import uvloop
 
 from app import port
 
@@ -129,3 +131,62 @@ def test_descriptors_that_run_out_end_the_accepting(listener: socket.socket) -> 
             assert len(taken) == 1
             assert short.fileno() == -1
             taken[0].close()
+
+
+def test_all_who_wait_are_taken_in_the_turn_in_which_one_is(listener: socket.socket) -> None:
+    clients = 40
+
+    async def taken() -> int:
+        loop = asyncio.get_running_loop()
+        made: list[asyncio.BaseTransport] = []
+
+        class Greeting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.append(transport)
+                taking.look()
+
+        taking = port.PromptTaking([listener.dup()], Greeting)
+        with ExitStack() as stack:
+            for _ in range(clients):
+                stack.enter_context(connecting(listener, SOON))
+            async with await loop.create_server(Greeting, sock=listener):
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                taking.close()
+                for transport in made:
+                    transport.close()
+        return len(made)
+
+    assert uvloop.run(taken()) == clients
+
+
+def test_a_client_that_has_gone_is_not_in_the_way_of_others(listener: socket.socket) -> None:
+    async def taken() -> list[asyncio.Protocol]:
+        loop = asyncio.get_running_loop()
+        connect, fates = loop.connect_accepted_socket, iter([ConnectionResetError("gone"), None])
+        made: list[asyncio.Protocol] = []
+
+        def make() -> asyncio.Protocol:
+            made.append(asyncio.Protocol())
+            return made[-1]
+
+        async def connect_the_second(factory: Callable[[], asyncio.Protocol], sock: socket.socket) -> None:
+            if error := next(fates):
+                sock.close()
+                raise error
+            transport, _ = await connect(factory, sock)
+            transport.close()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "connect_accepted_socket", connect_the_second)
+            taking = port.PromptTaking([listener.dup()], make)
+            with connecting(listener, SOON), connecting(listener, SOON):
+                for _ in range(2):
+                    taking.look()
+                async with asyncio.timeout(SOON):
+                    while not made:
+                        await asyncio.sleep(0)
+                taking.close()
+        return made
+
+    assert len(asyncio.run(taken())) == 1

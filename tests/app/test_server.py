@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import re
@@ -12,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import numpy as np
 import pytest
 import uvicorn
 import uvloop
+from starlette.requests import Request
 
 from app import service
 from app.__main__ import main
@@ -97,6 +100,58 @@ def test_a_service_told_to_stop_while_it_loads_does_not_become_ready(
         may_load.set()
         eventually(lambda: server.client.get("/models").status_code != 503)
         problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
+
+
+def test_all_who_wait_at_the_port_are_taken_in_one_turn_of_a_busy_event_loop(bundle_folder: Path) -> None:
+    clients, turns = 40, 5
+    is_busy, goes_on, looked = (threading.Event() for _ in range(3))
+    seen: list[int] = []
+    with running(bundle_folder) as server, ExitStack() as stack:
+        loop = server.service.batcher._loop
+
+        def look() -> None:
+            seen.append(len(server.server.server_state.connections))
+            if len(seen) <= turns:
+                loop.call_soon(look)
+            else:
+                looked.set()
+
+        def be_busy() -> None:
+            is_busy.set()
+            goes_on.wait(30)
+            look()
+
+        loop.call_soon_threadsafe(be_busy)
+        assert is_busy.wait(30)
+        address = server.server.servers[0].sockets[0].getsockname()
+        for _ in range(clients):
+            stack.enter_context(socket.create_connection(address))
+        goes_on.set()
+        assert looked.wait(30)
+    assert seen[-1] - seen[0] == clients
+
+
+def test_a_request_that_was_watched_leaves_nothing_for_the_garbage_collector() -> None:
+    async def watched() -> "weakref.ref[Request]":
+        async def receive() -> dict[str, Any]:
+            is_received.set()
+            await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+        is_received = asyncio.Event()
+        request = Request({"type": "http"}, receive)
+        watch = service._Watch(request)
+        await is_received.wait()
+        watch.end()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return weakref.ref(request)
+
+    gc.disable()
+    try:
+        assert uvloop.run(watched())() is None
+    finally:
+        gc.enable()
 
 
 def test_a_passed_deadline_is_504(bundle_folder: Path, gate: Gate) -> None:
