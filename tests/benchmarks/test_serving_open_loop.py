@@ -128,6 +128,7 @@ def test_connections_of_h2load_send_by_the_clock(body: Path, tmp_path: Path) -> 
         sent = h2load.offer(url, PNG_BASE64, body, 1500, 2, tmp_path, None)
     found = of_h2load(sent, 2)
     assert len(sent.at) == 6000  # of a thousand connections, in three seconds: each ends with one more
+    assert sent.unanswered == 0
     assert sorted(set(sent.status.tolist())) == [200, 429]
     assert found.answered_per_second * 2 + found.refused + found.failed == len(sent.between(1, 3).at)
     assert found.failed == 0
@@ -137,8 +138,10 @@ def test_what_ends_while_all_connections_send_is_counted() -> None:
     rows = [(0, 200, 100_000), (900_000, 200, 200_000), (1_500_000, 429, 50_000), (1_600_000, -1, 10)]
     rows += [(2_950_000, 200, 100_000)]
     log = "".join(f"{1_700_000_000_000_000 + at}\t{status}\t{took}\n" for at, status, took in rows)
-    found = of_h2load(h2load.parse(log), 2)
+    sent = h2load.parse(log, 7)
+    found = of_h2load(sent, 2)
     assert found == Figures(1.5, 0.5, 0.2, 0.2, 0.2, 1, 0.05, 1)
+    assert sent.unanswered == 2
 
 
 def test_a_generator_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +151,19 @@ def test_a_generator_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_h2load
+def test_what_is_never_answered_is_counted(
+    body: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2load, "DRAIN_SECONDS", 3)
+    with server(GOOD, delay=2.5) as port:
+        sent = h2load.offer(f"http://127.0.0.1:{port}/", PNG_BASE64, body, 100, 1, tmp_path, None)
+    assert sent.unanswered + len(sent.at) == 300
+    assert 0 < sent.unanswered < 300
+
+
+@needs_h2load
 def test_nobody_there_is_a_failure_of_h2load_s(body: Path, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="h2load"):
+    with pytest.raises(BenchmarkError, match="not one request was answered: h2load"):
         h2load.offer(f"http://127.0.0.1:{free_port()}/", PNG_BASE64, body, 1000, 1, tmp_path, None)
 
 
@@ -157,13 +171,17 @@ def test_the_report_shows_all_tables(tmp_path: Path) -> None:
     answers = Answers(10, 1, [200, 429], [0.1, 0.01], [False, True], [0.0])
     one = of_answers(answers).__dict__
     asked = {"load": 0.5, "peak_per_second": 24, "asked_per_second": 12}
-    row = {"contender": "ours", "workload": "w", **asked, **one, "probes": probed(answers)}
+    row = {"contender": "ours", "workload": "w", **asked, **one, "probes": probed(answers), "unanswered": 3}
+    row["lone_request_taken_after_seconds"] = None
     line = "| ours: w | 0.5 | 12 | 10 | 1 | 100.0 | 100.0 | 100.0 | 1 | 10.0 | 0 |"
     assert row_of(row) == line
     bulk = {"images": 5000, "alone": one, "beside": one, "bulk_requests": 3}
     shown = markdown({"loads": [row], "beside_bulk": bulk})
     assert line in shown.splitlines()
     assert "beside a connection that sends 5,000 images again and again (3 times)" in shown
-    assert "of 2 requests of a slow client 1 were refused, 1 with Retry-After." in shown
+    assert (
+        "of 2 requests of a slow client 1 were refused, 1 with Retry-After. 3 of h2load's requests were not"
+        in shown
+    )
     plot([row], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
