@@ -35,7 +35,7 @@ LOGGED: Mapping[str, str] = {"VAE_ACCESS_LOG": "1", "VAE_LOG_FORMAT": "json"}
 UNLOADED, HALF = 0.02, 0.5  # of the peak
 NOTHING = "/health/live"  # computes nothing
 SLOWEST = 0.01
-SETTLE_SECONDS = 1.0  # for what the load before left to be answered
+SETTLE_SECONDS = 1.0  # for what a load leaves to be answered and logged
 THREADS = ("event loop", "device", "generator")
 
 
@@ -113,6 +113,7 @@ def under_load(
     )
     if set(answers.status) != {200}:
         raise BenchmarkError(f"requests were answered {sorted(set(answers.status))}")
+    time.sleep(SETTLE_SECONDS)  # the last may be answered before it is logged
     with log.open() as file:
         file.seek(start)
         lines = [json.loads(line) for line in file]
