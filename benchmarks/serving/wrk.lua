@@ -2,9 +2,10 @@
 -- Arguments: method, content type, accepted type, content coding or "", "counted" or "", the connections, their mean
 -- milliseconds of thought or "", body files. Counted are the images of every answer, as the shape of its first tensor
 -- in safetensors says. Before each request a connection thinks for an exponential time, before its first for
--- SETTLING_MS more, until when the server has accepted all of them; never so long that it would be closed as idle.
+-- SETTLING_MS more, until when the server has accepted all of them. What is longer than MOST_MS is drawn again: the
+-- server would close the connection as idle.
 local SETTLING_MS = 1000 -- as in wrk.py
-local MOST_MS = 4000
+local MOST_MS = 3500
 local posts, turn, threads = {}, 0, {}
 
 function setup(thread)
@@ -21,9 +22,11 @@ function init(args)
    local unsettled, thought_ms = tonumber(args[6]), tonumber(args[7])
    if thought_ms then
       function delay()
+         local drawn_ms
+         repeat drawn_ms = -thought_ms * math.log(1 - math.random()) until drawn_ms < MOST_MS
          local settling_ms = unsettled > 0 and SETTLING_MS or 0
          unsettled = unsettled - 1
-         return math.floor(math.min(settling_ms - thought_ms * math.log(1 - math.random()), MOST_MS) + 0.5)
+         return math.floor(settling_ms + drawn_ms + 0.5)
       end
    end
    for i = 8, #args do

@@ -15,7 +15,7 @@ from benchmarks.serving.processes import BenchmarkError, pinned
 from benchmarks.serving.workloads import Workload
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-MAX_THINKING = 1024  # connections of an open loop
+MAX_THINKING = 512  # connections of an open loop
 THOUGHT_SECONDS = 1.0  # of each, or as much more as that many connections ask for
 SETTLING_SECONDS = 1  # as in wrk.lua
 ANSWER_SECONDS = 30  # an answer later than this is an error
