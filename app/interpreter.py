@@ -14,9 +14,9 @@ import time
 SWITCH_SECONDS = 0.0005  # with less, the lock goes back and forth while a batch is prepared
 PROMPT_SECONDS = 0.00005  # less than the event loop holds the lock at once, as a rule
 LONG_SECONDS = 0.003  # of a block, after which the next one has the lock back soon
-# Objects that may be referred to in a circle, until one looks at the new ones, ten times that at those that
-# stayed, twenty times that at all. A request leaves none that only looking finds; a thousand that wait are
-# looked at each time.
+# So many objects that may refer to each other, until one looks at the new ones; after ten times that at those
+# that stayed; after twenty times that, or later, at all. A request leaves none that only looking finds, and a
+# thousand that wait would be looked at each time.
 GARBAGE_THRESHOLDS = (10_000, 10, 20)
 
 

@@ -2,7 +2,7 @@
 
 The event loop takes one connection a turn, as libuv does, https://github.com/libuv/libuv/pull/3696. In an
 overload a turn lasts as long as answering all of a thousand connections, and who comes last would wait for as
-many turns as there are before it. So whoever else waits is taken in the same turn.
+many turns as there are before it. So whoever else waits is taken with it.
 
 Closing a listening socket resets the connections that nobody has accepted, and those that are being made. So
 it is first bound to a network interface that does not exist: who asks from then on is refused, as if the
@@ -42,19 +42,20 @@ def accepted(listener: socket.socket) -> list[socket.socket]:
 
 
 class PromptTaking:
-    """Takes all who wait at listening sockets, once it is told that one was taken."""
+    """Takes all who wait at listening sockets, told that the event loop has taken one."""
 
     def __init__(self, listeners: Sequence[socket.socket], make: Callable[[], asyncio.Protocol]) -> None:
         self._listeners, self._make = listeners, make
         self._loop = asyncio.get_running_loop()
-        self._is_due = False
         self._connecting: set[asyncio.Task[None]] = set()
 
-    def look(self) -> None:
-        """Take who else waits, in this turn of the event loop."""
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._take)
+    def take(self) -> None:
+        """Take who else waits."""
+        for listener in self._listeners:
+            for connection in _waiting(listener):
+                task = self._loop.create_task(connected(self._make, connection))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
 
     def close(self) -> None:
         """Close the listening sockets."""
@@ -62,17 +63,14 @@ class PromptTaking:
             listener.close()
         self._listeners = ()
 
-    def _take(self) -> None:
-        for listener in self._listeners:
-            for connection in _waiting(listener):
-                task = self._loop.create_task(self._connect(connection))
-                self._connecting.add(task)
-                task.add_done_callback(self._connecting.discard)
-        self._is_due = False
 
-    async def _connect(self, connection: socket.socket) -> None:
-        with suppress(OSError):  # its client has gone
-            await self._loop.connect_accepted_socket(self._make, connection)
+async def connected(make: Callable[[], asyncio.Protocol], *connections: socket.socket) -> None:
+    """Give each connection a protocol, but for those whose clients have gone."""
+    connect = asyncio.get_running_loop().connect_accepted_socket
+    ends = await asyncio.gather(*(connect(make, each) for each in connections), return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException) and not isinstance(end, OSError):
+            raise end
 
 
 def _waiting(listener: socket.socket) -> list[socket.socket]:

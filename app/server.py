@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,7 @@ from app.direct import CLIENT_CLOSED_REQUEST, DirectRoutes
 from app.document import build_document
 from app.guard import ANY, Guard
 from app.observation import ObservedRequests, expect_requests
-from app.port import PromptTaking, accepted, take_no_new
+from app.port import PromptTaking, accepted, connected, take_no_new
 from app.protocol import Patience, PromptProtocol
 from app.routes import ROUTERS
 from app.service import Service
@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
         body_seconds = settings.deadline_seconds + ANSWER_SECONDS
         patience = Patience(settings.head_seconds, body_seconds, settings.reading_seconds)
         closed = self._service.metrics.closed_connections
-        protocol = partial(PromptProtocol, patience=patience, closed=closed, taken=self._look_who_waits)
+        protocol = partial(PromptProtocol, patience=patience, closed=closed, taken=self._take_waiting)
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -165,9 +165,9 @@ class Server(uvicorn.Server):
             listening = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listening]
             self._taking = PromptTaking(listening, self._new_protocol)
 
-    def _look_who_waits(self) -> None:
+    def _take_waiting(self) -> None:
         if self._taking is not None:
-            self._taking.look()
+            self._taking.take()
 
     @property
     def _listening(self) -> list[socket.socket]:
@@ -176,7 +176,7 @@ class Server(uvicorn.Server):
     def _new_protocol(self) -> asyncio.Protocol:
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         state, app_state = self.server_state, self.lifespan.state
-        return protocol(config=self.config, server_state=state, app_state=app_state)
+        return protocol(config=self.config, server_state=state, app_state=app_state, taken=lambda: None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take the connections that closing the port would reset; then stop."""
@@ -187,8 +187,6 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _take_last(self, sockets: Sequence[socket.socket]) -> None:
-        if self._taking is not None:
-            self._taking.close()
         listening = self._listening
         if not self._closes_port():  # told with all the others, it may be the first to stop
             await asyncio.sleep(CLOSING_SECONDS)
@@ -196,15 +194,14 @@ class Server(uvicorn.Server):
             take_no_new(each)
         await asyncio.sleep(CLOSING_SECONDS)
         copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
+        if self._taking is not None:
+            self._taking.close()
         for server in self.servers:
             server.close()
         for ours in sockets:
             ours.close()
         taken = [connection for copy in copies for connection in accepted(copy)]
-        loop = asyncio.get_running_loop()
-        for connection in taken:
-            with suppress(OSError):  # its client has gone
-                await loop.connect_accepted_socket(self._new_protocol, connection)
+        await connected(self._new_protocol, *taken)
         for _ in range(_ROUNDS):
             await asyncio.sleep(0)
 

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +34,6 @@ class Sent:
     seconds: np.ndarray
     status: np.ndarray
     unanswered: int  # in the end, sent or not
-
-    def between(self, begin: float, end: float) -> Sent:
-        """Return those that were answered then."""
-        ends = self.at + self.seconds
-        chosen = (ends >= begin) & (ends < end)
-        return replace(self, at=self.at[chosen], seconds=self.seconds[chosen], status=self.status[chosen])
 
 
 def require() -> None:

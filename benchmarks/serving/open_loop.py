@@ -63,7 +63,7 @@ CONTENDERS = {"vaeserve": (PNG_BASE64, NPY_16), **dict.fromkeys(PEERS, (PNG_BASE
 
 @dataclass(frozen=True)
 class Figures:
-    """What is kept of a load. Where wrk took the latencies, they are of refusals as well."""
+    """What is kept of a load. As wrk tells it, refusals have any status of 400 or more, and latencies too."""
 
     offered_per_second: float
     answered_per_second: float  # with 200
@@ -205,10 +205,12 @@ def of_wrk(offered: wrk.Offered) -> Figures:
 
 
 def of_h2load(sent: h2load.Sent, seconds: int) -> Figures:
-    """Return what h2load found once its connections were there, until none had sent its last request."""
+    """Return what h2load found of what was sent within the seconds, and what was answered within them."""
     begin, end = h2load.RAMP_SECONDS, h2load.RAMP_SECONDS + seconds
-    ended, is_sent = sent.between(begin, end), (sent.at >= begin) & (sent.at < end)
-    return _figures(ended.status, ended.seconds, is_sent.sum() / seconds, seconds)
+    ends = sent.at + sent.seconds
+    is_sent, is_ended = (sent.at >= begin) & (sent.at < end), (ends >= begin) & (ends < end)
+    found = _figures(sent.status[is_sent], sent.seconds[is_sent], is_sent.sum() / seconds, seconds)
+    return replace(found, answered_per_second=(sent.status[is_ended] == OK).sum().item() / seconds)
 
 
 def of_answers(answers: Answers) -> Figures:
@@ -311,8 +313,8 @@ def markdown(found: Mapping[str, Any]) -> str:
                 lines[-1] += f" A lone request is not taken {REST_SECONDS:g} s later."
             if row["unanswered"]:
                 lines[-1] += (
-                    f" {row['unanswered']:,} of h2load's requests were not answered"
-                    f" {h2load.DRAIN_SECONDS} s later, or not sent for others before them."
+                    f" {row['unanswered']:,} of h2load's requests were not answered, or not sent as one"
+                    " before them was not."
                 )
     return "\n".join(lines) + "\n"
 

@@ -2,8 +2,8 @@
 -- Arguments: method, content type, accepted type, content coding or "", "counted" or "", the connections, their mean
 -- milliseconds of thought or "", body files. Counted are the images of every answer, as the shape of its first tensor
 -- in safetensors says. Before each request a connection thinks for an exponential time, before its first for
--- SETTLING_MS more, until when the server has accepted all of them. What is longer than MOST_MS is drawn again: the
--- server would close the connection as idle.
+-- SETTLING_MS more, until when the server has accepted all of them. What is longer than MOST_MS is drawn again, as
+-- the server would close the connection as idle: of a mean of half a second that takes a two-hundredth away.
 local SETTLING_MS = 1000 -- as in wrk.py
 local MOST_MS = 3500
 local posts, turn, threads = {}, 0, {}

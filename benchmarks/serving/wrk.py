@@ -16,7 +16,7 @@ from benchmarks.serving.workloads import Workload
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 MAX_THINKING = 512  # connections of an open loop
-THOUGHT_SECONDS = 1.0  # of each, or as much more as that many connections ask for
+THOUGHT_SECONDS = 0.5  # of each, or as much less as more connections would have
 SETTLING_SECONDS = 1  # as in wrk.lua
 ANSWER_SECONDS = 30  # an answer later than this is an error
 FIRST_REFUSAL = 400  # of the statuses
@@ -72,7 +72,7 @@ def offer(
     connections = min(MAX_THINKING, math.ceil(per_second * THOUGHT_SECONDS))
     thought = connections / per_second
     shown = _run(url, workload, bodies, connections, thought, seconds + SETTLING_SECONDS, cpus)
-    return parse_offered(shown, seconds)
+    return parse_offered(shown)
 
 
 def _run(
@@ -113,10 +113,11 @@ def parse(output: str, what: str, *, are_refused: bool = False) -> Load:
     return Load(**{kept.name: found[kept.name] for kept in fields(Load) if kept.name in found})
 
 
-def parse_offered(output: str, seconds: float) -> Offered:
-    """Read the line that wrk.lua ends with, of a load of some seconds after the settling."""
+def parse_offered(output: str) -> Offered:
+    """Read the line that wrk.lua ends with, of a load that begins after the settling."""
     found = json.loads(output.splitlines()[-1])
     refused = found["status_errors"]
     failed = sum(count for name, count in found.items() if name.endswith("_errors")) - refused
     quantiles = (found[f"{name}_seconds"] for name in ("p50", "p99", "p99_9"))
+    seconds = found["seconds"] - SETTLING_SECONDS
     return Offered(seconds, found["requests"] - refused, refused, failed, *quantiles)

@@ -133,7 +133,7 @@ def test_descriptors_that_run_out_end_the_accepting(listener: socket.socket) -> 
             taken[0].close()
 
 
-def test_all_who_wait_are_taken_in_the_turn_in_which_one_is(listener: socket.socket) -> None:
+def test_all_who_wait_are_taken_with_the_first(listener: socket.socket) -> None:
     clients = 40
 
     async def taken() -> int:
@@ -143,13 +143,17 @@ def test_all_who_wait_are_taken_in_the_turn_in_which_one_is(listener: socket.soc
         class Greeting(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 made.append(transport)
-                taking.look()
+
+        class First(Greeting):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                super().connection_made(transport)
+                taking.take()
 
         taking = port.PromptTaking([listener.dup()], Greeting)
         with ExitStack() as stack:
             for _ in range(clients):
                 stack.enter_context(connecting(listener, SOON))
-            async with await loop.create_server(Greeting, sock=listener):
+            async with await loop.create_server(First, sock=listener):
                 for _ in range(5):
                     await asyncio.sleep(0)
                 taking.close()
@@ -160,18 +164,22 @@ def test_all_who_wait_are_taken_in_the_turn_in_which_one_is(listener: socket.soc
     assert uvloop.run(taken()) == clients
 
 
-def test_a_client_that_has_gone_is_not_in_the_way_of_others(listener: socket.socket) -> None:
-    async def taken() -> list[asyncio.Protocol]:
-        loop = asyncio.get_running_loop()
-        connect, fates = loop.connect_accepted_socket, iter([ConnectionResetError("gone"), None])
-        made: list[asyncio.Protocol] = []
+@pytest.mark.parametrize("fault", [ConnectionResetError("gone"), ValueError("a defect")])
+def test_a_client_that_has_gone_is_not_in_the_way_of_others(
+    listener: socket.socket, fault: Exception
+) -> None:
+    made: list[asyncio.Protocol] = []
 
-        def make() -> asyncio.Protocol:
-            made.append(asyncio.Protocol())
-            return made[-1]
+    def make() -> asyncio.Protocol:
+        made.append(asyncio.Protocol())
+        return made[-1]
+
+    async def take() -> None:
+        loop = asyncio.get_running_loop()
+        connect, faults = loop.connect_accepted_socket, iter([fault, None])
 
         async def connect_the_second(factory: Callable[[], asyncio.Protocol], sock: socket.socket) -> None:
-            if error := next(fates):
+            if error := next(faults):
                 sock.close()
                 raise error
             transport, _ = await connect(factory, sock)
@@ -179,14 +187,12 @@ def test_a_client_that_has_gone_is_not_in_the_way_of_others(listener: socket.soc
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "connect_accepted_socket", connect_the_second)
-            taking = port.PromptTaking([listener.dup()], make)
             with connecting(listener, SOON), connecting(listener, SOON):
-                for _ in range(2):
-                    taking.look()
-                async with asyncio.timeout(SOON):
-                    while not made:
-                        await asyncio.sleep(0)
-                taking.close()
-        return made
+                await port.connected(make, *port.accepted(listener))
 
-    assert len(asyncio.run(taken())) == 1
+    if isinstance(fault, OSError):
+        asyncio.run(take())
+    else:
+        with pytest.raises(ValueError, match="a defect"):
+            asyncio.run(take())
+    assert len(made) == 1

@@ -34,6 +34,7 @@ from app.engine import CpuEngine
 from app.operations import ModelTask, Operation
 from app.routes import common
 from app.server import Server
+from app.settings import Settings
 from models.images import encode_png
 from tests.app.test_routes import NPY, npy, problem
 from tests.servers import Gate, Running, loading_held, running
@@ -102,7 +103,7 @@ def test_a_service_told_to_stop_while_it_loads_does_not_become_ready(
         problem(server.client.get("/health/ready"), 503, "not-ready", "draining")
 
 
-def test_all_who_wait_at_the_port_are_taken_in_one_turn_of_a_busy_event_loop(bundle_folder: Path) -> None:
+def test_all_who_wait_at_the_port_of_a_busy_event_loop_are_taken_together(bundle_folder: Path) -> None:
     clients, turns = 40, 5
     is_busy, goes_on, looked = (threading.Event() for _ in range(3))
     seen: list[int] = []
@@ -129,6 +130,20 @@ def test_all_who_wait_at_the_port_are_taken_in_one_turn_of_a_busy_event_loop(bun
         goes_on.set()
         assert looked.wait(30)
     assert seen[-1] - seen[0] == clients
+
+
+def test_who_waits_at_a_port_of_several_processes_is_left_to_each_of_them(bundle_folder: Path) -> None:
+    settings = Settings(models=(str(bundle_folder / "grey"),), device="cpu", log_level="error")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(settings)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/health/live"
+        assert httpx.get(url, timeout=30).status_code == 200
+        assert server._taking is None
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_request_that_was_watched_leaves_nothing_for_the_garbage_collector() -> None:

@@ -107,8 +107,8 @@ def test_nobody_there_is_no_answer() -> None:
 @needs_wrk
 def test_connections_of_wrk_think_for_random_times(body: Path) -> None:
     with server(GOOD, GOOD, GOOD, REFUSED) as port:
-        found = of_wrk(wrk.offer(f"http://127.0.0.1:{port}/", PNG_BASE64, [body], 300, 2, None))
-    assert 200 < found.offered_per_second < 400  # of some 600 requests: 8 standard deviations
+        found = of_wrk(wrk.offer(f"http://127.0.0.1:{port}/", PNG_BASE64, [body], 300, 4, None))
+    assert found.offered_per_second == pytest.approx(300, abs=50)  # six standard deviations
     assert found.answered_per_second == pytest.approx(0.75 * found.offered_per_second, abs=1)
     assert (found.failed, found.refused_p99_seconds) == (0, None)
     assert found.refused > 100
@@ -130,17 +130,17 @@ def test_connections_of_h2load_send_by_the_clock(body: Path, tmp_path: Path) -> 
     assert len(sent.at) == 6000  # of a thousand connections, in three seconds: each ends with one more
     assert sent.unanswered == 0
     assert sorted(set(sent.status.tolist())) == [200, 429]
-    assert found.answered_per_second * 2 + found.refused + found.failed == len(sent.between(1, 3).at)
+    assert found.answered_per_second == pytest.approx(found.refused / 2, rel=0.1)
     assert found.failed == 0
 
 
-def test_what_ends_while_all_connections_send_is_counted() -> None:
+def test_what_is_sent_and_what_ends_while_all_connections_send_is_counted() -> None:
     rows = [(0, 200, 100_000), (900_000, 200, 200_000), (1_500_000, 429, 50_000), (1_600_000, -1, 10)]
     rows += [(2_950_000, 200, 100_000)]
     log = "".join(f"{1_700_000_000_000_000 + at}\t{status}\t{took}\n" for at, status, took in rows)
     sent = h2load.parse(log, 7)
     found = of_h2load(sent, 2)
-    assert found == Figures(1.5, 0.5, 0.2, 0.2, 0.2, 1, 0.05, 1)
+    assert found == Figures(1.5, 0.5, 0.1, 0.1, 0.1, 1, 0.05, 1)
     assert sent.unanswered == 2
 
 
@@ -180,6 +180,6 @@ def test_the_report_shows_all_tables(tmp_path: Path) -> None:
     assert line in shown.splitlines()
     assert "beside a connection that sends 5,000 images again and again (3 times)" in shown
     assert "of 2 requests of a slow client 1 were refused, 1 with Retry-After." in shown
-    assert "A lone request is not taken 60 s later. 3 of h2load's requests were not answered 60 s" in shown
+    assert "A lone request is not taken 60 s later. 3 of h2load's requests were not answered" in shown
     plot([row], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
