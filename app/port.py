@@ -46,16 +46,14 @@ class PromptTaking:
 
     def __init__(self, listeners: Sequence[socket.socket], make: Callable[[], asyncio.Protocol]) -> None:
         self._listeners, self._make = listeners, make
-        self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
 
     def take(self) -> None:
         """Take who else waits."""
-        for listener in self._listeners:
-            for connection in _waiting(listener):
-                task = self._loop.create_task(connected(self._make, connection))
-                self._connecting.add(task)
-                task.add_done_callback(self._connecting.discard)
+        if waiting := [each for listener in self._listeners for each in _waiting(listener)]:
+            task = asyncio.create_task(connected(self._make, *waiting))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
 
     def close(self) -> None:
         """Close the listening sockets."""

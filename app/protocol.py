@@ -83,7 +83,10 @@ class JoinedWrites:
 
 
 class PromptProtocol(HttpToolsProtocol):
-    """Closes connections whose clients are too slow, and counts them by cause."""
+    """Closes connections whose clients are too slow, and counts them by cause.
+
+    `taken` is called for every connection that is made.
+    """
 
     def __init__(
         self,

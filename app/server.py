@@ -124,7 +124,8 @@ class Server(uvicorn.Server):
         body_seconds = settings.deadline_seconds + ANSWER_SECONDS
         patience = Patience(settings.head_seconds, body_seconds, settings.reading_seconds)
         closed = self._service.metrics.closed_connections
-        protocol = partial(PromptProtocol, patience=patience, closed=closed, taken=self._take_waiting)
+        self._protocol = partial(PromptProtocol, patience=patience, closed=closed)
+        protocol = partial(self._protocol, taken=self._take_waiting)
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -174,9 +175,8 @@ class Server(uvicorn.Server):
         return [each for server in self.servers for each in server.sockets]
 
     def _new_protocol(self) -> asyncio.Protocol:
-        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         state, app_state = self.server_state, self.lifespan.state
-        return protocol(config=self.config, server_state=state, app_state=app_state, taken=lambda: None)
+        return self._protocol(config=self.config, server_state=state, app_state=app_state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take the connections that closing the port would reset; then stop."""
