@@ -22,6 +22,7 @@ from app.coder import Coder
 from app.cuda import CudaEngine
 from app.engine import CpuEngine, build_engine
 from app.errors import Kind, Problem
+from app.heap import keep_heap_small
 from app.intake import Intake
 from app.interpreter import tune_interpreter
 from app.metrics import Metrics
@@ -154,6 +155,7 @@ class Service:
             coder = Coder(codecs, self.settings, self.metrics, self._threads)
             await coder.start()
             self._coder = coder
+            keep_heap_small()
         except Exception as error:
             self.load_fault = error
             self._enter("failed")

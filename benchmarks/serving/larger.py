@@ -22,7 +22,7 @@ from benchmarks.serving import wrk
 from benchmarks.serving.contenders import SERVERS, Server
 from benchmarks.serving.machine import describe_run
 from benchmarks.serving.material import Material, material_of
-from benchmarks.serving.measurement import WARM_UP_SECONDS, Case, Measured, Sample, run_rounds
+from benchmarks.serving.measurement import Case, Measured, Sample, run_rounds
 from benchmarks.serving.processes import BenchmarkError
 from benchmarks.serving.report import write_report
 from benchmarks.serving.running import Posts, Setup, alone, started_loop, started_server, write_posts
@@ -133,7 +133,7 @@ def _of_front_ends(setup: Setup, posts: Posts, device: str, count: int) -> Case:
         with started_server(server, setup) as running:
             case = running.case(replace(posts, workload=workload))
             case.check()
-            case.measure(WARM_UP_SECONDS)
+            case.measure(seconds)
             sample = case.measure(seconds)
             case.check()
             return sample

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-WARM_UP_SECONDS = 2
 Name = tuple[str, str]  # contender, workload
 
 
@@ -66,7 +65,7 @@ def run_rounds(
     """Measure every case once a round, after a round that only warms up."""
     for number in range(rounds + 1):
         for case in cases:
-            sample = case.measure(seconds if number else WARM_UP_SECONDS)
+            sample = case.measure(seconds)
             if number:
                 case.samples.append(sample)
                 rate = f"{sample.images_per_second:>10,.0f} images/s"

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -78,9 +79,10 @@ class RunningServer:
         workload, url = posts.workload, self.url(posts.workload)
 
         def measure(seconds: int) -> Sample:
-            before = self.process.cpu_seconds()
+            before, started = self.process.cpu_seconds(), time.monotonic()
             load = wrk.drive(url, workload, posts.files, seconds, self.setup.load_cpus)
-            cpu_seconds = self.process.cpu_seconds() - before
+            cores = (self.process.cpu_seconds() - before) / (time.monotonic() - started)
+            cpu_seconds = cores * load.seconds  # of the part that is counted
             figures = asdict(load)
             if load.images is None:
                 figures["images"] = round(load.requests * workload.images)

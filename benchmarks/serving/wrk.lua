@@ -4,9 +4,22 @@
 -- in safetensors says. Before each request a connection thinks for an exponential time, before its first for
 -- SETTLING_MS more, until when the server has accepted all of them. What is longer than MOST_MS is drawn again, as
 -- the server would close the connection as idle: of a mean of half a second that takes a two-hundredth away.
+--
+-- What a closed loop answers in a second is told of the time from its N-th answer, of N connections, to its last, as
+-- each connection sends again: of requests of many images a large part is under way in the end, half computed.
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s, ns; } moment; int clock_gettime(int clock, moment *now);")
+local MONOTONIC = 1
 local SETTLING_MS = 1000 -- as in wrk.py
 local MOST_MS = 3500
-local posts, turn, threads = {}, 0, {}
+local posts, turn, threads, connections = {}, 0, {}, 0
+local moment, asked, begin = ffi.new("moment"), 0, nil
+loop_answers, loop_seconds, loop_images = 0, 0, nil -- read by done(), which runs elsewhere
+
+local function seconds_now()
+   ffi.C.clock_gettime(MONOTONIC, moment)
+   return tonumber(moment.s) + tonumber(moment.ns) * 1e-9
+end
 
 function setup(thread)
    threads[#threads + 1] = thread
@@ -19,7 +32,8 @@ function init(args)
          images = images + (tonumber(body:match('"shape":%s*%[(%d+)')) or 0)
       end
    end
-   local unsettled, thought_ms = tonumber(args[6]), tonumber(args[7])
+   connections = tonumber(args[6])
+   local unsettled, thought_ms = connections, tonumber(args[7])
    if thought_ms then
       function delay()
          local drawn_ms
@@ -38,7 +52,19 @@ function init(args)
    end
 end
 
+local function note_loop()
+   asked = asked + 1
+   local answers = asked - 1 - connections -- wrk asks for one request before it begins
+   if answers >= connections then
+      local now = seconds_now()
+      begin = begin or { seconds = now, answers = answers, images = images }
+      loop_answers, loop_seconds = answers - begin.answers, now - begin.seconds
+      loop_images = images and images - begin.images
+   end
+end
+
 function request()
+   note_loop()
    turn = turn % #posts + 1
    return posts[turn]
 end
@@ -48,12 +74,14 @@ function done(summary, latency, requests)
    local fields = {
       string.format('"requests": %d', summary.requests),
       string.format('"seconds": %.6f', summary.duration / 1e6),
+      string.format('"loop_requests": %d', threads[1]:get("loop_answers")),
+      string.format('"loop_seconds": %.6f', threads[1]:get("loop_seconds")),
       string.format('"p50_seconds": %.6f', latency:percentile(50) / 1e6),
       string.format('"p99_seconds": %.6f', latency:percentile(99) / 1e6),
       string.format('"p99_9_seconds": %.6f', latency:percentile(99.9) / 1e6),
    }
-   local counted = threads[1]:get("images")
-   if counted then fields[#fields + 1] = string.format('"images": %d', counted) end
+   local loop_images = threads[1]:get("loop_images")
+   if loop_images then fields[#fields + 1] = string.format('"loop_images": %d', loop_images) end
    for _, kind in ipairs({ "connect", "read", "write", "status", "timeout" }) do
       fields[#fields + 1] = string.format('"%s_errors": %d', kind, errors[kind])
    end

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.processes import BenchmarkError, pinned
@@ -25,7 +25,11 @@ MISSING = "wrk is not installed; on Debian and Ubuntu: apt-get install wrk"
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw: answers, and how long they took."""
+    """What wrk saw: answers, and how long they took.
+
+    They are counted from when as many were there as there are connections to the last one: what is under way
+    in the end would be missing from the time before.
+    """
 
     requests: int
     seconds: float
@@ -110,7 +114,15 @@ def parse(output: str, what: str, *, are_refused: bool = False) -> Load:
     if failed or not found["requests"]:
         listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items())
         raise BenchmarkError(f"{what}: {found['requests']} requests answered, {listed or 'no errors'}")
-    return Load(**{kept.name: found[kept.name] for kept in fields(Load) if kept.name in found})
+    if not found["loop_requests"]:
+        raise BenchmarkError(f"{what}: {found['requests']} answered, too few to tell how many a second are")
+    return Load(
+        found["loop_requests"],
+        found["loop_seconds"],
+        found["p50_seconds"],
+        found["p99_seconds"],
+        found.get("loop_images"),
+    )
 
 
 def parse_offered(output: str) -> Offered:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.serving import wrk
 from benchmarks.serving.machine import cpu_model, describe_commit
-from benchmarks.serving.measurement import WARM_UP_SECONDS, Case, Measured, Sample, ratios, run_rounds
+from benchmarks.serving.measurement import Case, Measured, Sample, ratios, run_rounds
 from benchmarks.serving.processes import BenchmarkError, cpu_ticks, pinned
 from benchmarks.serving.report import table, write_report
 
@@ -39,14 +39,7 @@ def test_contenders_take_turns_after_a_warm_up_that_is_not_kept() -> None:
     journal: list[tuple[str, int]] = []
     cases = [case("ours", journal=journal), case("peer", journal=journal)]
     run_rounds(cases, rounds=2, seconds=5, announce=lambda line: None)
-    assert journal == [
-        ("ours", WARM_UP_SECONDS),
-        ("peer", WARM_UP_SECONDS),
-        ("ours", 5),
-        ("peer", 5),
-        ("ours", 5),
-        ("peer", 5),
-    ]
+    assert journal == [("ours", 5), ("peer", 5)] * 3
     assert [len(case.samples) for case in cases] == [2, 2]
 
 
@@ -97,7 +90,14 @@ def test_the_report_keeps_every_round(tmp_path: Path) -> None:
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
-SEEN = {"requests": 10, "seconds": 2.0, "p50_seconds": 0.001, "p99_seconds": 0.002}
+SEEN = {
+    "requests": 12,
+    "seconds": 3.0,
+    "loop_requests": 10,
+    "loop_seconds": 2.0,
+    "p50_seconds": 0.001,
+    "p99_seconds": 0.002,
+}
 
 
 def output(**errors: int) -> str:
@@ -108,23 +108,28 @@ def output(**errors: int) -> str:
 
 def test_the_last_line_of_wrk_is_read() -> None:
     assert wrk.parse(output(), "npy") == wrk.Load(10, 2.0, 0.001, 0.002)
-    assert wrk.parse(output(images=70), "npy").images == 70
+    assert wrk.parse(output(loop_images=70), "npy").images == 70
 
 
 def test_failed_requests_fail_the_benchmark() -> None:
-    with pytest.raises(BenchmarkError, match=r"^npy: 10 requests answered, 3 status errors$"):
+    with pytest.raises(BenchmarkError, match=r"^npy: 12 requests answered, 3 status errors$"):
         wrk.parse(output(status_errors=3), "npy")
 
 
 def test_refusals_that_are_answered_fail_the_benchmark() -> None:
-    assert wrk.parse(output(status_errors=10), "damaged", are_refused=True) == wrk.Load(10, 2.0, 0.001, 0.002)
-    with pytest.raises(BenchmarkError, match=r"^damaged: 10 requests answered, 1 status errors$"):
-        wrk.parse(output(status_errors=9), "damaged", are_refused=True)
+    assert wrk.parse(output(status_errors=12), "damaged", are_refused=True) == wrk.Load(10, 2.0, 0.001, 0.002)
+    with pytest.raises(BenchmarkError, match=r"^damaged: 12 requests answered, 1 status errors$"):
+        wrk.parse(output(status_errors=11), "damaged", are_refused=True)
 
 
 def test_no_answer_at_all_fails_the_benchmark() -> None:
     with pytest.raises(BenchmarkError, match=r"^npy: 0 requests answered, no errors$"):
         wrk.parse(output(requests=0), "npy")
+
+
+def test_too_few_answers_to_tell_a_rate_fail_the_benchmark() -> None:
+    with pytest.raises(BenchmarkError, match=r"^npy: 12 answered, too few"):
+        wrk.parse(output(loop_requests=0), "npy")
 
 
 def test_a_missing_wrk_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

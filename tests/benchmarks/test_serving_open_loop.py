@@ -121,6 +121,15 @@ def test_a_connection_of_wrk_does_not_think_in_a_closed_loop(body: Path) -> None
     assert found.requests > 300 * found.seconds
 
 
+@needs_wrk
+def test_what_is_under_way_when_wrk_ends_is_in_no_part_of_the_time(body: Path) -> None:
+    with server(GOOD, delay=0.3) as port:
+        found = wrk.drive(f"http://127.0.0.1:{port}/", PNG_BASE64, [body], 1, None)
+    rounds = found.requests / PNG_BASE64.connections
+    assert rounds in (1, 2)  # after the first
+    assert 0.29 * rounds < found.seconds < 0.5 * rounds
+
+
 @needs_h2load
 def test_connections_of_h2load_send_by_the_clock(body: Path, tmp_path: Path) -> None:
     with server(GOOD, REFUSED) as port:
