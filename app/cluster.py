@@ -31,7 +31,6 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.batcher import Batcher
 from app.engine import build_engine
-from app.heap import keep_heap_small
 from app.interpreter import tune_interpreter
 from app.logs import log_as
 from app.metrics import Metrics
@@ -218,7 +217,6 @@ async def run_engine(settings: Settings, folder: Path) -> int:
         bundles = load_bundles(settings.models)
         batcher = new_batcher(build_engine(list(bundles.values()), settings), settings, Metrics())
         await batcher.start()
-        keep_heap_small()
     except Exception as error:
         log.error("not started: %s", error, exc_info=not isinstance(error, EXPECTED))
         return CANNOT_START

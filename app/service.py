@@ -22,7 +22,6 @@ from app.coder import Coder
 from app.cuda import CudaEngine
 from app.engine import CpuEngine, build_engine
 from app.errors import Kind, Problem
-from app.heap import keep_heap_small
 from app.intake import Intake
 from app.interpreter import tune_interpreter
 from app.metrics import Metrics
@@ -138,11 +137,15 @@ class Service:
                 self.metrics.expect_images(id, ENGINE_OPERATIONS)
                 self.metrics.expect_payloads(id)
                 self.statistics.expect(id)
-            codecs = await asyncio.to_thread(load_codecs, bundles)
             if self._engine_socket is None:
                 engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
                 self._batcher = new_batcher(engine, self.settings, self.metrics)
+                # Before the codecs: its thread would be given the heap of the one that loaded them, where its
+                # buffers, between all that stays, take ever more room.
+                await self._batcher.start()
+                codecs = await asyncio.to_thread(load_codecs, bundles)
             else:
+                codecs = await asyncio.to_thread(load_codecs, bundles)
                 self._batcher = RemoteBatcher(
                     self._engine_socket,
                     digests_of(bundles),
@@ -150,12 +153,11 @@ class Service:
                     dropped=self.metrics.dropped,
                     on_change=self._show_readiness,
                 )
-            await self._batcher.start()
+                await self._batcher.start()
             device = self._batcher.device
             coder = Coder(codecs, self.settings, self.metrics, self._threads)
             await coder.start()
             self._coder = coder
-            keep_heap_small()
         except Exception as error:
             self.load_fault = error
             self._enter("failed")

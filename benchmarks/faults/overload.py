@@ -106,8 +106,7 @@ def overloaded(
 def peak_of(service: Service, posts: Posts, seconds: int) -> float:
     """Return the most requests a second that a closed loop gets answered; the median of three."""
     url = f"http://127.0.0.1:{service.port}{PATH}{SCORE_SAMPLES}"
-    wrk.drive(url, posts.workload, posts.files, 2, None)
-    loads = [wrk.drive(url, posts.workload, posts.files, seconds, None) for _ in range(3)]
+    _, *loads = (wrk.drive(url, posts.workload, posts.files, seconds, None) for _ in range(1 + 3))
     return median(load.requests / load.seconds for load in loads)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from pathlib import Path
 READY_SECONDS = 120.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02
+REST_SECONDS, REST_CORES = 0.2, 0.1  # a process rests that has taken less of a core for so long
+MOST_UNREST_SECONDS = 10.0
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 LOG_CHARACTERS = 2000
 MARK = "VAESERVE_BENCHMARK"  # in the environment of a process and of all it starts
@@ -49,12 +52,23 @@ class Process:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let them run within the block alone."""
+        """Let them run within the block alone, and until they rest: else what is left is done in the next."""
         signal_all(self.mark, signal.SIGCONT)
         try:
             yield
+            self._await_rest()
         finally:
             self.pause()
+
+    def _await_rest(self) -> None:
+        spent, until = -math.inf, time.monotonic() + MOST_UNREST_SECONDS
+        while (now_spent := self.cpu_seconds()) - spent > REST_CORES * REST_SECONDS:
+            if time.monotonic() > until:
+                raise BenchmarkError(
+                    f"{self.log.stem} still computes {MOST_UNREST_SECONDS:g} s after its load"
+                )
+            spent = now_spent
+            time.sleep(REST_SECONDS)
 
     def raise_if_ended(self) -> None:
         """Raise BenchmarkError with the end of the log where the process is no more."""

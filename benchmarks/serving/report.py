@@ -57,8 +57,10 @@ def markdown(facts: Mapping[str, Any], results: Sequence[Measured]) -> str:
         "",
         f"`{facts['command']}`, bundle `{settings['bundle']}`, {settings['threads']} torch thread(s) each, "
         f"{settings['rounds']} round(s) of {settings['seconds']} s in turn. Medians over the rounds; × is "
-        "the median of the rounds' ratios of images/s. CPU is the contender's own, all threads. A request of "
-        "the torch loop, which is `model.encode` in the faster memory layout and nothing else, is one batch. "
+        "the median of the rounds' ratios of images/s. A round's answers are counted from when there are as "
+        "many as connections to the last one; latencies are of all. CPU is the contender's own, all threads. "
+        "A request of the torch loop, which is `model.encode` in the faster memory layout and nothing else, "
+        "is one batch. "
         "Answers were checked against torch before and after, within "
         f"{settings.get('tolerance', TOLERANCE):g} of an output's largest magnitude.",
         "",

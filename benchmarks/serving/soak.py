@@ -91,7 +91,7 @@ def measure(setup: Setup, requests: int, seconds: int) -> tuple[list[dict[str, A
                 sample = case.measure(seconds)
             except BenchmarkError as error:
                 raise BenchmarkError(f"{error}; {refused(running.port)}") from None
-            answered += sample.requests
+            answered += sample.requests  # and some more: see wrk.Load
             time.sleep(SETTLE_SECONDS)
             pid = running.process.popen.pid
             rows.append(

@@ -5,8 +5,8 @@
 -- SETTLING_MS more, until when the server has accepted all of them. What is longer than MOST_MS is drawn again, as
 -- the server would close the connection as idle: of a mean of half a second that takes a two-hundredth away.
 --
--- What a closed loop answers in a second is told of the time from its N-th answer, of N connections, to its last, as
--- each connection sends again: of requests of many images a large part is under way in the end, half computed.
+-- The answers of a closed loop are counted from the N-th, of N connections, to the last, by the times when the
+-- connections send again: with many images a request, much of the last second's work is in no answer yet.
 local ffi = require("ffi")
 ffi.cdef("typedef struct { long s, ns; } moment; int clock_gettime(int clock, moment *now);")
 local MONOTONIC = 1
@@ -54,7 +54,7 @@ end
 
 local function note_loop()
    asked = asked + 1
-   local answers = asked - 1 - connections -- wrk asks for one request before it begins
+   local answers = asked - 1 - connections -- one is asked for before all begins, and a first one for each connection
    if answers >= connections then
       local now = seconds_now()
       begin = begin or { seconds = now, answers = answers, images = images }

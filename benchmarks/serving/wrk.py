@@ -27,12 +27,12 @@ MISSING = "wrk is not installed; on Debian and Ubuntu: apt-get install wrk"
 class Load:
     """What wrk saw: answers, and how long they took.
 
-    They are counted from when as many were there as there are connections to the last one: what is under way
-    in the end would be missing from the time before.
+    Answers are counted from when as many were there as there are connections to the last one: what is under
+    way in the end would be missing from the time before. The latencies are of all.
     """
 
     requests: int
-    seconds: float
+    seconds: float  # in which so many were answered
     p50_seconds: float
     p99_seconds: float
     images: int | None = None  # of the answers, where requests differ in theirs
@@ -63,7 +63,7 @@ def drive(url: str, workload: Workload, bodies: Sequence[Path], seconds: int, cp
     """Send a workload's bodies to `url` for some seconds; raise BenchmarkError for any failed request."""
     shown = _run(url, workload, bodies, workload.connections, None, seconds, cpus)
     what = f"{workload.name} to {url} for {seconds} s"
-    return parse(shown, what, are_refused=workload.status >= FIRST_REFUSAL)
+    return parse(shown, what, workload.connections, are_refused=workload.status >= FIRST_REFUSAL)
 
 
 def offer(
@@ -105,8 +105,12 @@ def _run(
     return shown.stdout
 
 
-def parse(output: str, what: str, *, are_refused: bool = False) -> Load:
-    """Read the line that wrk.lua ends with; raise BenchmarkError where any request failed, or was not to."""
+def parse(output: str, what: str, connections: int, *, are_refused: bool = False) -> Load:
+    """Read the line that wrk.lua ends with.
+
+    Raises BenchmarkError where any request failed, or was not to, and where so few were answered, not two a
+    connection, that they tell of no rate.
+    """
     found = json.loads(output.splitlines()[-1])
     if are_refused:  # wrk calls each of them an error
         found["status_errors"] = found["requests"] - found["status_errors"]
@@ -114,8 +118,9 @@ def parse(output: str, what: str, *, are_refused: bool = False) -> Load:
     if failed or not found["requests"]:
         listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items())
         raise BenchmarkError(f"{what}: {found['requests']} requests answered, {listed or 'no errors'}")
-    if not found["loop_requests"]:
-        raise BenchmarkError(f"{what}: {found['requests']} answered, too few to tell how many a second are")
+    if found["loop_requests"] < connections:
+        detail = f"too few on {connections} connections to tell how many a second; measure for longer"
+        raise BenchmarkError(f"{what}: {found['requests']} requests answered, {detail}")
     return Load(
         found["loop_requests"],
         found["loop_seconds"],

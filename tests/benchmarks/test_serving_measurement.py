@@ -107,29 +107,31 @@ def output(**errors: int) -> str:
 
 
 def test_the_last_line_of_wrk_is_read() -> None:
-    assert wrk.parse(output(), "npy") == wrk.Load(10, 2.0, 0.001, 0.002)
-    assert wrk.parse(output(loop_images=70), "npy").images == 70
+    assert wrk.parse(output(), "npy", 10) == wrk.Load(10, 2.0, 0.001, 0.002)
+    assert wrk.parse(output(loop_images=70), "npy", 10).images == 70
 
 
 def test_failed_requests_fail_the_benchmark() -> None:
     with pytest.raises(BenchmarkError, match=r"^npy: 12 requests answered, 3 status errors$"):
-        wrk.parse(output(status_errors=3), "npy")
+        wrk.parse(output(status_errors=3), "npy", 10)
 
 
 def test_refusals_that_are_answered_fail_the_benchmark() -> None:
-    assert wrk.parse(output(status_errors=12), "damaged", are_refused=True) == wrk.Load(10, 2.0, 0.001, 0.002)
+    assert wrk.parse(output(status_errors=12), "damaged", 10, are_refused=True) == wrk.Load(
+        10, 2.0, 0.001, 0.002
+    )
     with pytest.raises(BenchmarkError, match=r"^damaged: 12 requests answered, 1 status errors$"):
-        wrk.parse(output(status_errors=11), "damaged", are_refused=True)
+        wrk.parse(output(status_errors=11), "damaged", 10, are_refused=True)
 
 
 def test_no_answer_at_all_fails_the_benchmark() -> None:
     with pytest.raises(BenchmarkError, match=r"^npy: 0 requests answered, no errors$"):
-        wrk.parse(output(requests=0), "npy")
+        wrk.parse(output(requests=0), "npy", 10)
 
 
 def test_too_few_answers_to_tell_a_rate_fail_the_benchmark() -> None:
-    with pytest.raises(BenchmarkError, match=r"^npy: 12 answered, too few"):
-        wrk.parse(output(loop_requests=0), "npy")
+    with pytest.raises(BenchmarkError, match=r"^npy: 12 requests answered, too few on 11 connections"):
+        wrk.parse(output(), "npy", 11)
 
 
 def test_a_missing_wrk_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

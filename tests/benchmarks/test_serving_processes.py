@@ -3,10 +3,12 @@
 import os
 import select
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.serving import processes
 from benchmarks.serving.processes import BenchmarkError, free_port, marked, started, wait_until_ready
 from tests.waiting import eventually
 
@@ -86,3 +88,36 @@ def test_a_paused_process_runs_within_a_block_alone(tmp_path: Path) -> None:
         with process.awake():
             eventually(lambda: "T" not in {state(pid) for pid in pids})
         eventually(lambda: {state(pid) for pid in pids} == {"T"})
+
+
+LATE = """
+import time
+input()
+until = time.process_time() + 1
+while time.process_time() < until:
+    pass
+print("done", flush=True)
+input()
+"""
+
+
+def test_what_a_process_has_still_to_do_is_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LATE]
+    with started(command, log=tmp_path / "log", environment=os.environ, has_pipes=True) as process:
+        assert process.popen.stdin is not None
+        with process.awake():
+            print(file=process.popen.stdin, flush=True)
+        assert select.select([process.popen.stdout], [], [], 0)[0]
+
+
+def test_a_process_that_never_rests_fails_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MOST_UNREST_SECONDS", 0.1)
+    command = [sys.executable, "-c", "while True: pass"]
+    with (
+        started(command, log=tmp_path / "busy", environment=os.environ) as process,
+        pytest.raises(BenchmarkError, match=r"^busy still computes 0.1 s after its load$"),
+        process.awake(),
+    ):
+        time.sleep(0.5)
