@@ -151,8 +151,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what grew after the warm-up: memory and open files, and latency by workload.
 
     Memory is compared with what it was after the same workload in the last pass of the warm-up: from one
-    workload to another, and from one time to the next where images are many, the heap keeps some 20 MB more or
-    less. What grew in the end is therefore the median over the workloads.
+    workload to another, and from one time to the next where images are many, the heap keeps some 20 MB more
+    or less. What grew in the end is therefore the median over the workloads.
     """
     warm = [row for row in rows if not row["is_warm_up"]]
     if not warm:
