@@ -51,7 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", default="fashion-mnist", help="id of a shipped bundle, or a path")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"here {device} by default")
     parser.add_argument("--frontends", type=int, nargs="+", default=front_ends(), help="how many, in turn")
-    parser.add_argument("--seconds", type=int, default=5, help="of load in each measurement")
+    parser.add_argument("--seconds", type=int, default=10, help="of load in each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each case, in turn")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each contender")
     parser.add_argument("--out", type=Path, help="folder to fill; by default one named like the device")
