@@ -140,8 +140,8 @@ class Service:
             if self._engine_socket is None:
                 engine = await asyncio.to_thread(build_engine, list(bundles.values()), self.settings)
                 self._batcher = new_batcher(engine, self.settings, self.metrics)
-                # Before the codecs: its thread would be given the heap of the one that loaded them, where its
-                # buffers, between all that stays, take ever more room.
+                # Before the codecs: its thread would be given the heap of the one that loaded them, and its
+                # buffers would lie between all that stays.
                 await self._batcher.start()
                 codecs = await asyncio.to_thread(load_codecs, bundles)
             else:

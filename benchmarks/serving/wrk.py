@@ -27,8 +27,8 @@ MISSING = "wrk is not installed; on Debian and Ubuntu: apt-get install wrk"
 class Load:
     """What wrk saw: answers, and how long they took.
 
-    Answers are counted from when as many were there as there are connections to the last one: what is under
-    way in the end would be missing from the time before. The latencies are of all.
+    Requests and seconds are those from the N-th answer, of N connections, to the last: the whole run's would
+    lack what is under way in its end. The latencies are of all answers.
     """
 
     requests: int
@@ -119,7 +119,7 @@ def parse(output: str, what: str, connections: int, *, are_refused: bool = False
         listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items())
         raise BenchmarkError(f"{what}: {found['requests']} requests answered, {listed or 'no errors'}")
     if found["loop_requests"] < connections:
-        detail = f"too few on {connections} connections to tell how many a second; measure for longer"
+        detail = f"fewer than two on each of {connections} connections; measure for longer"
         raise BenchmarkError(f"{what}: {found['requests']} requests answered, {detail}")
     return Load(
         found["loop_requests"],

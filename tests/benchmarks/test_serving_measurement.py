@@ -130,7 +130,7 @@ def test_no_answer_at_all_fails_the_benchmark() -> None:
 
 
 def test_too_few_answers_to_tell_a_rate_fail_the_benchmark() -> None:
-    with pytest.raises(BenchmarkError, match=r"^npy: 12 requests answered, too few on 11 connections"):
+    with pytest.raises(BenchmarkError, match=r"^npy: 12 requests answered, fewer than two on each of 11"):
         wrk.parse(output(), "npy", 11)
 
 
